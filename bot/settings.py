@@ -1,0 +1,209 @@
+"""Settings: the only reader of the environment and of the config file. No torch here.
+
+Order, later wins: defaults of the profile, `HOME/config.yml`, `REJOINDER_*` variables, command-line flags.
+Two profiles: `live` (real customers: quorum 10, slow settling) and `demo` (one person can watch it learn).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from bot.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """How the bot decides."""
+
+    parts: str = "encoder"
+    """`encoder`, or `encoder+causal` to let the causal LM score acts too."""
+    temperature: float = 0.02
+    """Divides the retriever's cosine scores; 0.02 keeps sampling within 3 points of the mode."""
+    num_candidates: int = 8
+    """Articles that retrieval makes legal."""
+    causal_alpha: float = 0.0
+    """Weight of the causal base model's own log-likelihood; 0: it learns a residual only."""
+    text_temperature: float = 0.7
+    max_reply_tokens: int = 80
+    threads: int = 0
+    """Torch threads of the server; 0 leaves torch's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSettings:
+    """When and from whom the bot learns."""
+
+    quorum: int = 10
+    """Distinct trusted people who must have spoken on a topic before it teaches anything."""
+    cap_per_person_topic: int = 5
+    """Rated decisions of one person on one topic that count."""
+    settle_s: float = 60.0
+    """A signal may still be changed for this long before it becomes a reward."""
+    update_every: int = 32
+    """Fresh settled rewards that start an update."""
+    window: int = 2048
+    """Replay window: newest rated decisions an update may draw from."""
+    holdout_share: float = 0.15
+    poll_s: float = 0.5
+    threads: int = 0
+    """Torch threads of the learner; 0 leaves torch's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What one person may ask of the server."""
+
+    max_text_chars: int = 4000
+    max_frame_bytes: int = 65536
+    messages_per_min: float = 20.0
+    feedback_per_min: float = 60.0
+    max_sockets: int = 4000
+    reconnect_grace_s: float = 10.0
+    """How long a reply goes on without any browser listening."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a process is told. Frozen; built once by the composition root."""
+
+    home: Path
+    profile: str = "live"
+    domain: str = "bank"
+    """A shipped domain's name or a folder."""
+    host: str = "127.0.0.1"
+    port: int = 7860
+    seed: int | None = None
+    """None: fresh randomness. A number: ids, sampling and learning reproduce."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins beside the server's own that may open the websocket."""
+    model: str = ""
+    """Encoder: name or path; empty: the default MiniLM."""
+    causal_model: str = ""
+    """Causal LM: name or path; empty: the default SmolLM2."""
+    model_cache: Path = field(default_factory=lambda: Path("~/.cache/rejoinder/models").expanduser())
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    learn: LearnSettings = field(default_factory=LearnSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+
+    @property
+    def database(self) -> Path:
+        """The replay store."""
+        return self.home / "rejoinder.db"
+
+    @property
+    def adapters(self) -> Path:
+        """Versions, the champion pointer and the freeze marker."""
+        return self.home / "adapters"
+
+    @property
+    def learner(self) -> Path:
+        """Learner checkpoints and logs."""
+        return self.home / "learner"
+
+
+PROFILES: Mapping[str, Mapping[str, Any]] = {
+    "live": {},
+    "demo": {"learn": {"quorum": 1, "settle_s": 3.0, "cap_per_person_topic": 1000}},
+}
+
+_SECTIONS = {"policy": PolicySettings, "learn": LearnSettings, "limits": LimitSettings}
+_ENV_PREFIX = "REJOINDER_"
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Build the settings. Raises ConfigError naming the key, what was expected and what was got.
+
+    `flags` may hold nested sections: `{"port": 9000, "learn": {"quorum": 1}}`; None values are ignored.
+    Variables: `REJOINDER_PORT=9000`, `REJOINDER_LEARN__QUORUM=1`.
+    """
+    flags = _drop_none(flags or {})
+    from_env = _read_environ(os.environ if environ is None else environ)
+    home = Path(flags.get("home") or from_env.get("home") or "~/.rejoinder").expanduser().resolve()
+    from_file = _read_file(home / "config.yml")
+    given = _merge(_merge(from_file, from_env), flags) | {"home": home}
+    profile = given.get("profile", "live")
+    if profile not in PROFILES:
+        raise ConfigError(f"profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
+    return _build(_merge(PROFILES[profile], given))
+
+
+def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _drop_none(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in environ.items():
+        if not name.startswith(_ENV_PREFIX):
+            continue
+        section, _, key = name[len(_ENV_PREFIX) :].lower().partition("__")
+        if key:
+            found.setdefault(section, {})[key] = value
+        else:
+            found[section] = value
+    return found
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML, got {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping, got {type(content).__name__}")
+    return content
+
+
+def _build(values: Mapping[str, Any]) -> Settings:
+    built: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _SECTIONS:
+            built[key] = _coerced(_SECTIONS[key], key + ".", value)
+        else:
+            built[key] = value
+    return _coerced(Settings, "", built)  # type: ignore[no-any-return]
+
+
+def _coerced(record: Any, where: str, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where.rstrip('.')}: expected a mapping, got {values!r}")
+    known = {f.name for f in fields(record)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{where}{unknown[0]}: unknown setting; expected one of {', '.join(sorted(known))}")
+    hints = get_type_hints(record)
+    return record(**{key: _coerce(where + key, hints[key], value) for key, value in values.items()})
+
+
+def _coerce(name: str, kind: Any, value: Any) -> Any:
+    try:
+        if kind is Path:
+            return Path(value).expanduser()
+        if kind == (int | None):
+            return None if value in (None, "") else int(value)
+        if kind == tuple[str, ...]:
+            return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+        return kind(value) if kind in (int, float, str) else value
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: expected {getattr(kind, '__name__', kind)}, got {value!r}") from error
+
+
+def with_flags(settings: Settings, **changes: Any) -> Settings:
+    """A copy with top-level fields replaced."""
+    return replace(settings, **changes)
