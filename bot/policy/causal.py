@@ -1,0 +1,185 @@
+"""The causal part: a language model that scores acts as text and writes replies.
+
+Acts: `alpha * log p_base(act text) + (log p_adapter - log p_base)`; with alpha 0 a fresh adapter says nothing.
+Replies: one token at a time from softmax(logits / temperature) under the grounding mask, so the stored
+log-probabilities are those of the distribution that was sampled, and the learner recomputes the same ones.
+
+Shapes: B rows, A legal acts, S act tokens, T reply tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bot.conversation import Generated, LegalAct
+from bot.errors import ModelError
+from bot.policy.grounding import GroundingMask, amounts
+from bot.policy.model import BASE, ActRow, AdaptedModel, fingerprint, pick_device
+from bot.policy.types import TextDelta, TextRequest
+
+MAX_PROMPT_TOKENS = 1024
+
+
+class CausalPart:
+    """A causal LM with named LoRA adapters; one thread at a time."""
+
+    def __init__(self, folder: Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.device = device or pick_device()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ModelError(f"{folder}: expected a tokenizer with a chat template, got none")
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self.model = AdaptedModel(base.to(self.device))
+        self.width: int = base.config.hidden_size
+        self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
+        self.stop_ids = frozenset(_stop_ids(self.tokenizer, base.generation_config))
+        size = int(base.config.vocab_size)
+        texts = self.tokenizer.batch_decode([[i] for i in range(size)])
+        self._mask = GroundingMask(texts, self.tokenizer.all_special_ids, sorted(self.stop_ids))
+
+    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
+        """Tokens of a rendered prompt (`bot.render`). Oldest tokens after the system text are dropped when too long."""
+        messages = [{"role": role, "content": _literal(text)} for role, text in json.loads(prompt)]
+        while True:
+            rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+            if len(ids) <= MAX_PROMPT_TOKENS or len(messages) <= 2:
+                return tuple(ids[-MAX_PROMPT_TOKENS:])
+            del messages[1]
+
+    # --- acts -----------------------------------------------------------------------------------------------------
+    def act_logits(self, rows: Sequence[ActRow], adapters: Sequence[str], width: int, alpha: float) -> Tensor:
+        """This part's logits [B, width] of each row's legal acts; 0 for acts without texts."""
+        out = [
+            torch.nn.functional.pad(logits_A, (0, width - logits_A.shape[0]))
+            for row, adapter in zip(rows, adapters, strict=True)
+            for logits_A in [self._row_logits(row, adapter, alpha)]
+        ]
+        return torch.stack(out)
+
+    def _row_logits(self, row: ActRow, adapter: str, alpha: float) -> Tensor:
+        logits_A = torch.zeros(len(row.legal), device=self.device)
+        worded = [i for i, act in enumerate(row.legal) if act.texts]
+        if not worded or (adapter == BASE and alpha == 0.0):
+            return logits_A
+        prompt_ids = self.prompt_ids(row.prompt)
+        labels = [self._label_ids(row.legal[i]) for i in worded]
+        with torch.no_grad():
+            base_A = self._loglik(prompt_ids, labels, BASE)
+        adapted_A = base_A if adapter == BASE else self._loglik(prompt_ids, labels, adapter)
+        return logits_A.index_copy(0, torch.tensor(worded, device=self.device), alpha * base_A + adapted_A - base_A)
+
+    def _label_ids(self, act: LegalAct) -> tuple[int, ...]:
+        """An act as the LM would say it: its last text (an article's title, a response's wording)."""
+        return tuple(self.tokenizer(act.texts[-1], add_special_tokens=False)["input_ids"][:24])
+
+    def _loglik(self, prompt_ids: tuple[int, ...], labels: Sequence[tuple[int, ...]], adapter: str) -> Tensor:
+        """log p(label | prompt) [A], one pass over the shared prompt and one over the labels."""
+        count, longest = len(labels), max(len(label) for label in labels)
+        tokens_A_S = torch.zeros(count, longest, dtype=torch.long, device=self.device)
+        mask_A_S = torch.zeros(count, longest, dtype=torch.long, device=self.device)
+        for i, label in enumerate(labels):
+            tokens_A_S[i, : len(label)] = torch.tensor(label)
+            mask_A_S[i, : len(label)] = 1
+        prompt_1_P = torch.tensor([prompt_ids], device=self.device)
+        prefix = self.model([adapter], input_ids=prompt_1_P, use_cache=True, logits_to_keep=1)
+        cache = prefix.past_key_values
+        cache.batch_repeat_interleave(count)
+        seen_A_P = torch.ones(count, len(prompt_ids), dtype=torch.long, device=self.device)
+        attention = torch.cat([seen_A_P, mask_A_S], dim=1)
+        rest = self.model([adapter] * count, input_ids=tokens_A_S, attention_mask=attention, past_key_values=cache)
+        logits_A_S_V = torch.cat([prefix.logits.expand(count, -1, -1), rest.logits[:, :-1]], dim=1).float()
+        logprobs_A_S = logits_A_S_V.log_softmax(-1).gather(-1, tokens_A_S.unsqueeze(-1)).squeeze(-1)
+        loglik_A: Tensor = (logprobs_A_S * mask_A_S).sum(-1)
+        return loglik_A
+
+    # --- text -----------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def write(self, request: TextRequest, adapter: str) -> Iterator[TextDelta]:
+        """Yield the reply piece by piece, at last a delta with the whole `Generated` record."""
+        prompt_ids = self.prompt_ids(request.prompt)
+        known = amounts(" ".join(request.sources))
+        generator = torch.Generator().manual_seed(request.seed & 0x7FFFFFFFFFFFFFFF)
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        text, stop_reason, cache = "", "length", None
+        feed = list(prompt_ids)
+        while len(tokens) < request.max_tokens:
+            inputs = torch.tensor([feed], device=self.device)
+            out = self.model([adapter], input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = out.past_key_values
+            logprobs_V = self._next(out.logits[0, -1], text, known, request.temperature)
+            token = int(torch.multinomial(logprobs_V.cpu().double().exp(), 1, generator=generator))
+            tokens.append(token)
+            logprobs.append(float(logprobs_V[token]))
+            if token in self.stop_ids:
+                stop_reason = "stop"
+                break
+            whole = self._decode(tokens)
+            if not whole.endswith("\ufffd"):
+                yield TextDelta(whole[len(text) :])
+                text = whole
+            feed = [token]
+        generated = Generated(
+            prompt_ids, tuple(tokens), tuple(logprobs), request.temperature, request.sources, text.strip(), stop_reason
+        )
+        yield TextDelta("", generated)
+
+    def token_logprobs(self, rows: Sequence[Generated], adapters: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and mask [B, T] of written tokens, under temperature and grounding. Differentiable."""
+        longest = max(len(row.token_ids) for row in rows)
+        out = [self._one_reply(row, adapter) for row, adapter in zip(rows, adapters, strict=True)]
+        pad = [(0, longest - len(row.token_ids)) for row in rows]
+        logprobs_B_T = torch.stack([torch.nn.functional.pad(x, p) for x, p in zip(out, pad, strict=True)])
+        mask_B_T = torch.stack(
+            [torch.nn.functional.pad(torch.ones_like(x), p) for x, p in zip(out, pad, strict=True)]
+        ).bool()
+        return logprobs_B_T, mask_B_T
+
+    def _one_reply(self, row: Generated, adapter: str) -> Tensor:
+        count = len(row.token_ids)
+        ids_1_L = torch.tensor([[*row.prompt_ids, *row.token_ids[:-1]]], device=self.device)
+        logits_T_V = self.model([adapter], input_ids=ids_1_L, logits_to_keep=count).logits[0].float()
+        logprobs_T_V = (logits_T_V / row.temperature).masked_fill(~self._masks(row), -torch.inf).log_softmax(-1)
+        chosen_T_1 = torch.tensor(row.token_ids, device=self.device).unsqueeze(-1)
+        return logprobs_T_V.gather(-1, chosen_T_1).squeeze(-1)
+
+    def _masks(self, row: Generated) -> Tensor:
+        """Grounding masks [T, V] of every step, from the tokens before it."""
+        known = amounts(" ".join(row.sources))
+        text, masks = "", []
+        for step in range(len(row.token_ids)):
+            masks.append(torch.from_numpy(self._mask.allowed(text, known)))
+            whole = self._decode(row.token_ids[: step + 1])
+            text = text if whole.endswith("\ufffd") else whole
+        return torch.stack(masks).to(self.device)
+
+    def _next(self, logits_V: Tensor, text: str, known: frozenset[str], temperature: float) -> Tensor:
+        allowed_V = torch.from_numpy(self._mask.allowed(text, known)).to(self.device)
+        return (logits_V.float() / temperature).masked_fill(~allowed_V, -torch.inf).log_softmax(-1)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+
+def _literal(text: str) -> str:
+    """Text in which the chat markers are only text: a user must not be able to speak as the system."""
+    return text.replace("<|", "< |").replace("|>", "| >")
+
+
+def _stop_ids(tokenizer: Any, generation: Any) -> set[int]:
+    configured = getattr(generation, "eos_token_id", None)
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids.add(tokenizer.eos_token_id)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    known = end is not None and end != tokenizer.unk_token_id
+    return {int(i) for i in ids | ({end} if known else set()) if i is not None}

@@ -1,0 +1,80 @@
+"""Which tokens generated text may use next: no amount, number or link that its sources do not hold.
+
+Pure text and numbers, no tensors. The mask depends on the sources and the text so far only, so the learner
+computes the same mask that sampling used and log-probabilities stay exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+_AMOUNT = re.compile(r"[£$€¥]?\d(?:[\d.,:/-]*\d)?%?")
+_TAIL = re.compile(r"(?:[£$€¥]?\d[\d.,:/-]*%?|[£$€¥])$")
+_GUARDED = re.compile(r"[\d£$€¥%@]|://|www|http", re.IGNORECASE)
+_DOMAIN_TAIL = re.compile(r"\w\.$")
+_LINK = re.compile(r"\w[\w.-]*\.[a-z]{2,}\b(?:/\S*)?|https?://\S+|\S+@\S+", re.IGNORECASE)
+
+Mask = npt.NDArray[np.bool_]
+
+
+def amounts(text: str) -> frozenset[str]:
+    """Every number or amount in the text, with and without its currency sign: {"£10", "10", "24"}."""
+    found = _AMOUNT.findall(text)
+    return frozenset(found) | {amount.lstrip("£$€¥") for amount in found}
+
+
+def ungrounded(text: str, sources: Sequence[str]) -> list[str]:
+    """Amounts and links of `text` that no source holds: empty when the text may be shown."""
+    joined = " ".join(sources)
+    known = amounts(joined)
+    links = [link for link in _LINK.findall(text) if link not in joined]
+    return [amount for amount in _AMOUNT.findall(text) if amount not in known] + links
+
+
+class GroundingMask:
+    """Next-token masks for one vocabulary: `token_texts[i]` is what token i adds to the text."""
+
+    def __init__(self, token_texts: Sequence[str], special_ids: Sequence[int], stop_ids: Sequence[int]) -> None:
+        self._texts = list(token_texts)
+        self._guarded = np.array([bool(_GUARDED.search(text)) for text in self._texts])
+        self._guarded_ids = np.flatnonzero(self._guarded)
+        self._glued = np.array([bool(text) and text[0].isalnum() for text in self._texts])
+        self._stop_ids = list(stop_ids)
+        self._never = np.zeros(len(self._texts), dtype=bool)
+        self._never[[i for i in special_ids if i not in self._stop_ids]] = True
+
+    def allowed(self, text_so_far: str, known_amounts: frozenset[str]) -> Mask:
+        """Boolean mask over the vocabulary: what may follow `text_so_far`."""
+        tail = _tail(text_so_far)
+        # An unfinished amount ("£1" of "£10") must go on: nothing but guarded tokens may follow.
+        mask = np.zeros_like(self._guarded) if _is_open(tail, known_amounts) else ~self._guarded
+        for token_id in self._guarded_ids:
+            mask[token_id] = _continues(tail, self._texts[token_id], known_amounts)
+        if _DOMAIN_TAIL.search(text_so_far) and not tail:
+            mask &= ~self._glued
+        mask &= ~self._never
+        if not mask.any():
+            mask[self._stop_ids] = True
+        return mask
+
+
+def _tail(text: str) -> str:
+    match = _TAIL.search(text)
+    return match.group() if match else ""
+
+
+def _is_open(tail: str, known: frozenset[str]) -> bool:
+    return bool(tail) and tail.rstrip(".,:/-") not in known
+
+
+def _continues(tail: str, token: str, known: frozenset[str]) -> bool:
+    starts_anew = token[:1].isspace()
+    piece = token.strip()
+    if starts_anew and _is_open(tail, known):
+        return False
+    whole = piece if starts_anew else tail + piece
+    return _TAIL.fullmatch(whole) is not None and any(amount.startswith(whole) for amount in known)

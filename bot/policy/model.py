@@ -1,0 +1,282 @@
+"""The policy's parts as tensors: one distribution over legal acts, and over words when the act is text.
+
+Owns the models, their LoRA adapters (one PEFT adapter per version and part) and the single path from a row to
+log-probabilities that serving and learning share. Knows nothing of requests, versions on disk or rewards.
+Not thread-safe: whoever owns a part calls it from one thread.
+
+Shapes: B rows, A legal acts (padded), D embedding width, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from bot.conversation import LegalAct
+from bot.errors import AdapterError, ModelError
+
+BASE = "__base__"
+"""PEFT's name for rows that use no adapter in a mixed batch."""
+NEVER = -1e9
+"""Logit of padding: exp() is exactly 0 in float32, and sums stay finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActRow:
+    """What scoring a choice needs, taken from a request or from a stored Decision."""
+
+    query_ids: tuple[int, ...]
+    legal: tuple[LegalAct, ...]
+    temperature: float
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of every row's legal acts, padded with NEVER, and the pooled states."""
+
+    logprobs_B_A: Tensor
+    mask_B_A: Tensor
+    states_B_D: Tensor
+
+
+def lora_config(rank: int = 16, alpha: int = 32, dropout: float = 0.0) -> LoraConfig:
+    """LoRA on all linear layers (arXiv 2106.09685); targets are resolved by PEFT per architecture."""
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class AdaptedModel:
+    """A frozen base model with named LoRA adapters."""
+
+    def __init__(self, base: nn.Module) -> None:
+        self._base = base.eval().requires_grad_(False)
+        self._peft: PeftModel | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """Adapters that are loaded."""
+        return set(self._peft.peft_config) if self._peft is not None else set()
+
+    def create(self, name: str, config: LoraConfig, *, trainable: bool = False) -> None:
+        """Add an adapter that changes nothing yet (LoRA B is zero)."""
+        if self._peft is None:
+            self._peft = get_peft_model(self._base, config, adapter_name=name)  # type: ignore[arg-type]
+        else:
+            self._peft.add_adapter(name, config)
+        self._peft.eval()
+        for parameter in self.parameters(name).values():
+            parameter.requires_grad_(trainable)
+
+    def load(self, name: str, config: LoraConfig, tensors: dict[str, Tensor], *, trainable: bool = False) -> None:
+        """Add an adapter with weights. Raises AdapterError when names or shapes do not fit this base model."""
+        self.create(name, config, trainable=trainable)
+        try:
+            self.set_weights(name, tensors)
+        except AdapterError:
+            self.delete(name)
+            raise
+
+    def set_weights(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Overwrite an adapter's weights; every tensor must be there, with its shape, and none besides."""
+        expected = {key: value.shape for key, value in self.weights(name).items()}
+        got = {key: value.shape for key, value in tensors.items()}
+        if expected != got:
+            odd = sorted(set(expected.items()) ^ set(got.items()), key=str)[0]
+            raise AdapterError(f"adapter {name}: expected {len(expected)} tensors of this base model, odd one: {odd}")
+        with torch.no_grad():
+            set_peft_model_state_dict(self._need(), tensors, adapter_name=name)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """A copy of the adapter's weights under PEFT's own file names."""
+        state = get_peft_model_state_dict(self._need(), adapter_name=name)
+        return {key: value.detach().clone() for key, value in state.items()}
+
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The live parameters of one adapter."""
+        return {key: p for key, p in self._need().named_parameters() if f".{name}." in key or key.endswith(f".{name}")}
+
+    def delete(self, name: str) -> None:
+        """Free an adapter."""
+        self._need().delete_adapter(name)
+
+    def __call__(self, adapters: Sequence[str], **inputs: Any) -> Any:
+        """Forward pass; `adapters` names one adapter per row (BASE: none)."""
+        distinct = set(adapters)
+        if self._peft is None or distinct == {BASE}:
+            with self._without_adapters():
+                return (self._peft or self._base)(**inputs)
+        if len(distinct) == 1:
+            self._select(adapters[0])
+            return self._peft(**inputs)
+        return self._peft(**inputs, adapter_names=list(adapters))
+
+    def _select(self, name: str) -> None:
+        """Make one adapter active without PEFT's side effect on requires_grad."""
+        peft = self._need()
+        if peft.active_adapter == name:
+            return
+        flags = {key: p.requires_grad for key, p in peft.named_parameters() if "lora_" in key}
+        peft.set_adapter(name)
+        for key, parameter in peft.named_parameters():
+            if key in flags:
+                parameter.requires_grad_(flags[key])
+
+    def _without_adapters(self) -> AbstractContextManager[Any]:
+        return self._peft.disable_adapter() if self._peft is not None else nullcontext()
+
+    def _need(self) -> PeftModel:
+        if self._peft is None:
+            raise ModelError("expected an adapter, none is loaded")
+        return self._peft
+
+
+class EncoderPart:
+    """A small bidirectional LM: embeds states with an adapter, acts without. Score: cosine over temperature."""
+
+    MAX_TOKENS = 128
+
+    def __init__(self, folder: Path, *, device: torch.device | None = None) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.device = device or pick_device()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        base = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        base.pooler = None  # Unused here; kept, "all-linear" would put weights on it that no gradient reaches.
+        self.model = AdaptedModel(base.to(self.device))
+        self.width: int = base.config.hidden_size
+        self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
+        self._acts: OrderedDict[str, Tensor] = OrderedDict()
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Token ids of one text, at most MAX_TOKENS; special tokens written in the text stay literal."""
+        encoded = self.tokenizer(text, truncation=True, max_length=self.MAX_TOKENS, split_special_tokens=True)
+        return tuple(encoded["input_ids"])
+
+    def embed_ids(self, ids: Sequence[tuple[int, ...]], adapters: Sequence[str]) -> Tensor:
+        """Unit vectors [B, D]: mean over real tokens, normalised."""
+        width = max(len(row) for row in ids)
+        pad = self.tokenizer.pad_token_id or 0
+        tokens_B_T = torch.tensor([[*row, *([pad] * (width - len(row)))] for row in ids], device=self.device)
+        mask_B_T = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
+        hidden_B_T_D = self.model(adapters, input_ids=tokens_B_T, attention_mask=mask_B_T).last_hidden_state
+        weights_B_T_1 = mask_B_T.unsqueeze(-1).to(hidden_B_T_D.dtype)
+        pooled_B_D = (hidden_B_T_D * weights_B_T_1).sum(1) / weights_B_T_1.sum(1)
+        return nn.functional.normalize(pooled_B_D, dim=-1)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Base embeddings [N, D] of texts (no adapter), in order; batches are sorted by length."""
+        ids = [self.tokenize(text) for text in texts]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        out = torch.empty(len(ids), self.width, device=self.device)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            out[chosen] = self.embed_ids([ids[i] for i in chosen], [BASE] * len(chosen))
+        return out
+
+    def act_vectors(self, acts: Sequence[LegalAct]) -> Tensor:
+        """One vector [N, D] per act: the normalised mean of its texts; zero for an act without texts. Cached."""
+        missing = {act.text_digest: act.texts for act in acts if act.texts and act.text_digest not in self._acts}
+        if missing:
+            self._remember(missing)
+        zero = torch.zeros(self.width, device=self.device)
+        return torch.stack([self._acts[act.text_digest] if act.texts else zero for act in acts])
+
+    def _remember(self, missing: dict[str, tuple[str, ...]], capacity: int = 50_000) -> None:
+        vectors = self.embed_texts([text for texts in missing.values() for text in texts])
+        sizes = [len(texts) for texts in missing.values()]
+        for key, group in zip(missing, vectors.split(sizes), strict=True):
+            self._acts[key] = nn.functional.normalize(group.mean(0), dim=-1)
+        while len(self._acts) > capacity:
+            self._acts.popitem(last=False)
+
+
+class PolicyModel:
+    """The parts that are on, summed as logits."""
+
+    def __init__(self, encoder: EncoderPart, causal: Any = None, *, alpha: float = 0.0) -> None:
+        self.encoder = encoder
+        self.causal = causal
+        self.alpha = alpha
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that score acts."""
+        return ("encoder", "causal") if self.causal is not None else ("encoder",)
+
+    def score(self, rows: Sequence[ActRow], adapters: Sequence[str]) -> Scored:
+        """The whole act distribution of each row under its adapter. Differentiable in trainable adapters."""
+        states_B_D = self.encoder.embed_ids([row.query_ids for row in rows], adapters)
+        acts_B_A_D, prior_B_A, mask_B_A = self._legal(rows)
+        temperature_B_1 = torch.tensor([[row.temperature] for row in rows], device=states_B_D.device)
+        logits_B_A = torch.einsum("bd,bad->ba", states_B_D, acts_B_A_D) / temperature_B_1 + prior_B_A
+        if self.causal is not None:
+            logits_B_A = logits_B_A + self.causal.act_logits(rows, adapters, logits_B_A.shape[1], self.alpha)
+        logits_B_A = logits_B_A.masked_fill(~mask_B_A, NEVER)
+        return Scored(logits_B_A.log_softmax(-1), mask_B_A, states_B_D)
+
+    def _legal(self, rows: Sequence[ActRow]) -> tuple[Tensor, Tensor, Tensor]:
+        device, width = self.encoder.device, max(len(row.legal) for row in rows)
+        vectors = self.encoder.act_vectors([act for row in rows for act in row.legal])
+        acts_B_A_D = torch.zeros(len(rows), width, vectors.shape[-1], device=device)
+        mask_B_A = torch.zeros(len(rows), width, dtype=torch.bool, device=device)
+        prior_B_A = torch.zeros(len(rows), width, device=device)
+        start = 0
+        for i, row in enumerate(rows):
+            count = len(row.legal)
+            acts_B_A_D[i, :count] = vectors[start : start + count]
+            prior_B_A[i, :count] = torch.tensor([act.prior_logit for act in row.legal], device=device)
+            mask_B_A[i, :count] = True
+            start += count
+        return acts_B_A_D, prior_B_A, mask_B_A
+
+
+class ValueHead(nn.Module):
+    """V(state): one linear layer on the detached pooled state. Starts at 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, states_B_D: Tensor) -> Tensor:
+        """Values [B]; no gradient reaches the encoder."""
+        values_B: Tensor = self.linear(states_B_D.detach()).squeeze(-1)
+        return values_B
+
+
+def draw(logprobs_A: Tensor, seed: int) -> int:
+    """Sample an index from one row's distribution with its own random stream (inverse CDF in float64)."""
+    generator = torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+    cumulative_A = logprobs_A.detach().cpu().double().exp().cumsum(-1)
+    index = torch.searchsorted(cumulative_A, uniform * cumulative_A[-1])
+    return min(int(index), len(logprobs_A) - 1)
+
+
+def fingerprint(folder: Path) -> str:
+    """Short hash of a model folder: config and the weights' safetensors header and size (not every byte)."""
+    hasher = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            hasher.update(stream.read(65536))
+            stream.seek(-65536, 2) if path.stat().st_size > 65536 else stream.seek(0)
+            hasher.update(stream.read())
+        hasher.update(str(path.stat().st_size).encode())
+    return hasher.hexdigest()[:16]
+

@@ -1,0 +1,50 @@
+"""The one renderer: a conversation's state as the text that models read. For serving and for learning alike.
+
+`query_text` is what the encoder embeds; `choice_prompt` and `reply_prompt` are what the causal LM reads, as JSON of chat
+messages (the tokenizer's own chat template turns them into tokens, once, and rows keep the token ids).
+"""
+
+from __future__ import annotations
+
+import json
+
+from bot.conversation import Act, ActKind, State
+
+MAX_TURNS = 6
+"""Newest turns that a prompt shows."""
+MAX_TURN_CHARS = 600
+"""Longer turns are cut in prompts: one pasted page must not push the question out of the context."""
+_CHAT_ROLES = {"user": "user", "bot": "assistant", "operator": "assistant"}
+
+
+def query_text(state: State) -> str:
+    """What the user asks now. After a clarifying question, their words before it still count."""
+    said = [turn for turn in state.turns if turn.role == "user"]
+    if not said:
+        return ""
+    if len(said) > 1 and _last_bot_kind(state) is ActKind.CLARIFY:
+        return f"{said[-2].text} {said[-1].text}"
+    return said[-1].text
+
+
+def choice_prompt(state: State, persona: str) -> str:
+    """Prompt under which the causal part scores act texts as the assistant's next words."""
+    task = "Name the topic that the customer's last message is about."
+    return _chat(f"{persona} {task}", state)
+
+
+def reply_prompt(state: State, persona: str, sources: tuple[str, ...]) -> str:
+    """Prompt for a generated reply that must rest on `sources` alone."""
+    facts = "\n".join(f"- {source}" for source in sources)
+    task = "Answer the customer's last message in your own words, kindly and briefly, using only these facts:"
+    return _chat(f"{persona} {task}\n{facts}", state)
+
+
+def _chat(system: str, state: State) -> str:
+    turns = [(_CHAT_ROLES[turn.role], turn.text[:MAX_TURN_CHARS]) for turn in state.turns[-MAX_TURNS:]]
+    return json.dumps([("system", system), *turns], ensure_ascii=False)
+
+
+def _last_bot_kind(state: State) -> ActKind | None:
+    acts = [turn.act for turn in state.turns if turn.role == "bot" and turn.act]
+    return Act.parse(acts[-1]).kind if acts else None
