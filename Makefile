@@ -1,0 +1,61 @@
+# Everything runs in .venv, without root and without a GPU. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One torch thread for each test process: two processes with two threads each are slower on two cores.
+JOBS ?= 2
+TESTS ?= tests
+# A newer torch, or one chosen by a range, brings gigabytes of CUDA; this one is installed first and then kept.
+TORCH := $(shell grep -E '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format bench demo test-gpu constraints clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## make .venv and install everything, pinned
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: setup ## open the product: chat, operator and studio, with the learner at work
+	$(BIN)/rejoinder up --profile demo --open
+
+test: setup ## all tests that this machine can run
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not gpu' $(TESTS)
+
+test-gpu: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(TESTS)
+
+check: setup ## lint, format, types, import rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict bot online_learning ui
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## the measurements that docs/benchmarks.md records
+	$(BIN)/rejoinder bench gate --json
+
+demo: setup ## 1,000 simulated turns with the real learner, in a throw-away home
+	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
+	$(BIN)/rejoinder simulate --home "$$home" --profile demo --turns 1000 --noise clean --rate 1 --seed 0 --json
+
+constraints: setup ## write constraints.txt from what is installed
+	{ sed -n '/^#/p' constraints.txt; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '@' | sort -f; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## remove .venv and caches (not ~/.rejoinder, not the model cache)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
