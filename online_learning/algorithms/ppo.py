@@ -1,0 +1,217 @@
+"""Decoupled, dual-clipped PPO over acts and over generated tokens. Pure: no model, no optimiser, no I/O.
+
+The policy term of one row, with A its advantage and r = pi / pi_prox:
+
+    surrogate = min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)         PPO, arXiv 1707.06347; two sides 2503.14476
+    surrogate = max(surrogate, dual_clip A)   where A < 0                dual clip, arXiv 1912.09729
+    loss      = -stop_gradient(min(pi_prox / mu, importance_cap)) * surrogate
+
+The ratio is against pi_prox, the policy at the start of the update, and the behaviour policy mu enters only as a
+weight without gradient (decoupled PPO, arXiv 2110.00641; truncated as in IMPALA, arXiv 1802.01561), so old rows can
+be replayed without the clip calling them moved before the first step.
+
+What sign and clip do, in words:
+- A > 0 (better than expected): raise the act's probability; beyond 1 + clip_high times pi_prox it has no gradient.
+- A < 0 (worse): lower it; below 1 - clip_low it has no gradient. Where r has grown although A < 0, plain PPO's
+  loss is -r A without bound, so one thumb down on a now likely act could outweigh a batch: past dual_clip it is cut.
+- A = 0 gives no policy gradient; KL, entropy and value terms stay.
+
+Sums are divided by the rows (tokens) counted *before* any mask or weight: a masked row must not make the others
+louder, and a batch of distrusted rows must stay quiet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from online_learning.algorithms.types import (
+    LossInputs,
+    LossOutputs,
+    entropy_over_acts,
+    gather_chosen,
+    kl_over_acts,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PPOConfig:
+    """Hyperparameters of the loss; the optimiser's are elsewhere."""
+
+    clip_low: float = 0.2
+    """The act ratio has no gradient below 1 - this for A < 0."""
+    clip_high: float = 0.28
+    """... nor above 1 + this for A > 0; wider, so that rare good acts can grow (arXiv 2503.14476)."""
+    dual_clip: float = 3.0
+    """Largest loss of a row with A < 0, in units of |A|. inf turns the bound off."""
+    importance_cap: float = 2.0
+    """Truncates pi_prox / mu of replayed rows."""
+    positive_importance_floor: float = 0.0
+    """Smallest pi_prox / mu of a row with A > 0. 1: a good act is imitated in full even where the policy has lost it
+    (tapered off-policy REINFORCE, arXiv 2503.14286). 0: plain importance weights."""
+    text_clip_low: float = 0.2
+    text_clip_high: float = 0.28
+    """The same clip for the ratio of each generated token, apart from the act's."""
+    text_coef: float = 1.0
+    """Weight of the token loss beside the act loss."""
+    text_band: tuple[float, float] = (0.5, 2.0)
+    """Replayed text is dropped when the geometric mean of its tokens' pi_prox / mu leaves this band: a product of
+    many ratios cannot be mended by truncating each."""
+    kl_champion_coef: float = 0.05
+    """Pull towards the policy now serving."""
+    kl_start_coef: float = 0.01
+    """Weaker pull towards the fresh install: keeps thirty small steps from becoming one long slide."""
+    entropy_coef: float = 0.0
+    """Reward for staying undecided; the temperature already explores."""
+    value_coef: float = 0.5
+    value_clip: float = 0.0
+    """>0: V may move this far from its value at the start of the update (needs `prox_values_B`). 0: plain MSE."""
+    max_log_ratio: float = 20.0
+    """Log-ratios are clamped to +- this before exp: finite in float32, and far outside every clip."""
+
+    def __post_init__(self) -> None:
+        for name in ("clip_low", "clip_high", "text_clip_low", "text_clip_high", "importance_cap", "max_log_ratio"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected > 0, got {getattr(self, name)!r}")
+        for name in ("positive_importance_floor", "text_coef", "kl_champion_coef", "kl_start_coef", "value_coef"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)!r}")
+        if not self.dual_clip > 1 + max(self.clip_high, self.text_clip_high):
+            raise ValueError(f"dual_clip: expected > 1 + clip_high, got {self.dual_clip!r}")
+        if not 0 < self.text_band[0] <= 1 <= self.text_band[1]:
+            raise ValueError(f"text_band: expected (low <= 1, high >= 1), got {self.text_band!r}")
+
+
+def ppo(inputs: LossInputs, config: PPOConfig) -> LossOutputs:
+    """The loss of one minibatch and its metrics (all scalars, nats where they are log-probabilities)."""
+    act_loss, metrics = _act_loss(inputs, config)
+    regulariser, regulariser_metrics = _act_regulariser(inputs, config)
+    value_loss = _value_loss(inputs, config)
+    loss = act_loss + regulariser + config.value_coef * value_loss
+    metrics |= regulariser_metrics | {"value_loss": value_loss}
+    if inputs.token_logprobs_B_T is not None:
+        text_loss, text_metrics = _text_loss(inputs, config)
+        loss = loss + config.text_coef * text_loss
+        metrics |= text_metrics
+    metrics["loss"] = loss
+    return LossOutputs(loss, {name: value.detach() for name, value in metrics.items()})
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float) -> Tensor:
+    """min(r A, clip(r) A), and for A < 0 never under dual_clip * A; elementwise, to be maximised."""
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    surrogate = torch.minimum(ratio * advantages, clipped)
+    # dual_clip may be inf, and inf * 0 is NaN: keep A = 0 out of the product
+    bound = torch.where(advantages < 0, dual_clip * advantages.clamp(max=-1e-30), -torch.inf)
+    return torch.maximum(surrogate, bound)
+
+
+def importance_weight(prox_logprob: Tensor, mu_logprob: Tensor, advantages: Tensor, config: PPOConfig) -> Tensor:
+    """min(pi_prox / mu, cap) without gradient: how often today's policy would have made the replayed choice."""
+    log_weight = (prox_logprob - mu_logprob).clamp(-config.max_log_ratio, config.max_log_ratio)
+    weight = log_weight.exp().clamp(max=config.importance_cap)
+    floor = torch.where(advantages > 0, config.positive_importance_floor, 0.0).to(weight)
+    return torch.maximum(weight, floor).detach()
+
+
+def _ratio(logprob: Tensor, prox_logprob: Tensor, config: PPOConfig) -> tuple[Tensor, Tensor]:
+    log_ratio = (logprob - prox_logprob).clamp(-config.max_log_ratio, config.max_log_ratio)
+    return log_ratio.exp(), log_ratio
+
+
+def _outside(ratio: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    return ((ratio < 1 - clip_low) | (ratio > 1 + clip_high)).to(ratio)
+
+
+def _act_loss(inputs: LossInputs, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped term over chosen acts, averaged over all B rows, and how far the policy has moved."""
+    prox_B = gather_chosen(inputs.prox_logprobs_B_A, inputs.chosen_B)
+    ratio_B, log_ratio_B = _ratio(gather_chosen(inputs.act_logprobs_B_A, inputs.chosen_B), prox_B, config)
+    importance_B = importance_weight(prox_B, inputs.mu_logprob_B, inputs.advantages_B, config)
+    surrogate_B = clipped_surrogate(ratio_B, inputs.advantages_B, config.clip_low, config.clip_high, config.dual_clip)
+    policy_loss = -(inputs.weights_B * importance_B * surrogate_B).mean()
+    return policy_loss, {
+        "policy_loss": policy_loss,
+        "ratio_mean": ratio_B.mean(),
+        "approx_kl": ((ratio_B - 1) - log_ratio_B).mean(),
+        "clip_fraction": _outside(ratio_B, config.clip_low, config.clip_high).mean(),
+        "importance_mean": importance_B.mean(),
+        "ess": _ess_share(inputs.weights_B * importance_B),
+    }
+
+
+def _act_regulariser(inputs: LossInputs, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """KL to the champion and to the start (exact over acts) less the entropy bonus; every row counts alike."""
+    logp_B_A, mask_B_A, limit = inputs.act_logprobs_B_A, inputs.legal_mask_B_A, config.max_log_ratio
+    kl_champion = kl_over_acts(logp_B_A, inputs.champion_logprobs_B_A, mask_B_A, limit).mean()
+    kl_start = kl_over_acts(logp_B_A, inputs.start_logprobs_B_A, mask_B_A, limit).mean()
+    kl_prox = kl_over_acts(inputs.prox_logprobs_B_A, logp_B_A.detach(), mask_B_A, limit).mean()
+    entropy = entropy_over_acts(logp_B_A, mask_B_A).mean()
+    loss = config.kl_champion_coef * kl_champion + config.kl_start_coef * kl_start - config.entropy_coef * entropy
+    return loss, {"kl_champion": kl_champion, "kl_start": kl_start, "kl_prox": kl_prox, "entropy": entropy}
+
+
+def _value_loss(inputs: LossInputs, config: PPOConfig) -> Tensor:
+    """Half the mean squared error of V; clipped, the larger of the two errors, so that V cannot leap."""
+    error_B = (inputs.values_B - inputs.returns_B) ** 2
+    if config.value_clip > 0 and inputs.prox_values_B is not None:
+        moved_B = (inputs.values_B - inputs.prox_values_B).clamp(-config.value_clip, config.value_clip)
+        error_B = torch.maximum(error_B, (inputs.prox_values_B + moved_B - inputs.returns_B) ** 2)
+    return 0.5 * (inputs.weights_B * error_B).mean()
+
+
+def _text_loss(inputs: LossInputs, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped term and the KL over generated tokens, both divided by all tokens of the minibatch.
+
+    All tokens of a decision share its advantage. The KL to the champion is the k2 estimator, half the squared
+    log-ratio: unlike k1 and k3 its gradient is that of the KL. k3 is what is reported.
+    """
+    logprob, mask, mu, prox, champion = _tokens(inputs)
+    advantages_B_T = inputs.advantages_B[:, None].expand_as(logprob)
+    ratio_B_T, log_ratio_B_T = _ratio(logprob, prox, config)
+    importance_B_T = importance_weight(prox, mu, advantages_B_T, config)
+    kept_B = _near_enough(prox - mu, mask, config)
+    surrogate_B_T = clipped_surrogate(
+        ratio_B_T, advantages_B_T, config.text_clip_low, config.text_clip_high, config.dual_clip
+    )
+    row_weight_B_T = (inputs.weights_B * kept_B)[:, None] * mask
+    num_tokens = mask.sum().clamp(min=1)
+    policy_loss = -(row_weight_B_T * importance_B_T * surrogate_B_T).sum() / num_tokens
+    to_champion_B_T = (logprob - champion).clamp(-config.max_log_ratio, config.max_log_ratio)
+    k2 = (0.5 * to_champion_B_T**2 * mask).sum() / num_tokens
+    k3 = (((-to_champion_B_T).exp() - 1 + to_champion_B_T) * mask).sum() / num_tokens
+    has_text_B = mask.amax(1)
+    clipped_B_T = _outside(ratio_B_T, config.text_clip_low, config.text_clip_high)
+    return policy_loss + config.kl_champion_coef * k2, {
+        "text_policy_loss": policy_loss,
+        "text_ratio_mean": (ratio_B_T * mask).sum() / num_tokens,
+        "text_approx_kl": (((ratio_B_T - 1) - log_ratio_B_T) * mask).sum() / num_tokens,
+        "text_clip_fraction": (clipped_B_T * mask).sum() / num_tokens,
+        "text_kl_champion": k3,
+        "text_masked_fraction": (has_text_B * (1 - kept_B)).sum() / has_text_B.sum().clamp(min=1),
+    }
+
+
+def _tokens(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(current, mask as float, mu, prox, champion), [B, T] each, with 0 at padding."""
+    logprob, mask = inputs.token_logprobs_B_T, inputs.token_mask_B_T
+    mu, prox, champion = inputs.token_mu_B_T, inputs.token_prox_B_T, inputs.token_champion_B_T
+    assert logprob is not None and mask is not None  # noqa: PT018 - one fact: token fields come together
+    assert mu is not None and prox is not None and champion is not None  # noqa: PT018
+    padding = ~mask.bool()
+    filled = [values.masked_fill(padding, 0.0) for values in (logprob, mu, prox, champion)]
+    return filled[0], mask.to(logprob), filled[1], filled[2], filled[3]
+
+
+def _near_enough(log_weight_B_T: Tensor, mask_B_T: Tensor, config: PPOConfig) -> Tensor:
+    """1 for rows whose text is still plausible for pi_prox (geometric mean of pi_prox / mu in the band), else 0; [B]."""
+    mean_B = (log_weight_B_T * mask_B_T).sum(1) / mask_B_T.sum(1).clamp(min=1)
+    low, high = config.text_band
+    return ((mean_B.exp() >= low) & (mean_B.exp() <= high)).to(mask_B_T)
+
+
+def _ess_share(weights_B: Tensor) -> Tensor:
+    """Kish's effective sample size over the number of rows, 0..1."""
+    return weights_B.sum() ** 2 / (weights_B**2).sum().clamp(min=1e-12) / weights_B.numel()
