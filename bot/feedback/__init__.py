@@ -1,0 +1,1 @@
+"""Feedback: the replay store, and the pure rules that turn what people said into rewards."""

@@ -1,0 +1,49 @@
+"""Ordered migrations of the replay store. Each runs in one transaction together with its record.
+
+A released migration is never edited: append another below it.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from bot.errors import StoreError
+from bot.feedback import schema
+from bot.feedback.store_connection import Connection, transaction
+
+migrations = Migrations("feedback")
+
+
+@migrations(name="0001_replay_store")
+def replay_store(db: Database) -> None:
+    """Everything the loop needs: conversations, messages, decisions, signals, rewards, updates."""
+    for statement in schema.REPLAY_STORE:
+        db.execute(statement)
+
+
+def migrate(conn: Connection) -> None:
+    """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
+
+    Raises StoreError when the file was written by a newer release.
+    """
+    with transaction(conn):
+        db = Database(conn, execute_plugins=False)
+        _refuse_newer(db)
+        migrations.apply(db)
+
+
+def check_migrated(conn: Connection) -> None:
+    """For readers that may not write. Raises StoreError unless the file is exactly at this release's schema."""
+    db = Database(conn, execute_plugins=False)
+    _refuse_newer(db)
+    pending = [migration.name for migration in migrations.pending(db)]
+    if pending:
+        raise StoreError(f"expected an up-to-date replay store, got one without {pending[0]}; start the server once")
+
+
+def _refuse_newer(db: Database) -> None:
+    known = {migration.name for migration in migrations.pending(Database(memory=True))}
+    unknown = [migration.name for migration in migrations.applied(db) if migration.name not in known]
+    if unknown:
+        raise StoreError(f"the replay store was written by a newer release (it has {unknown[0]})")

@@ -1,0 +1,138 @@
+"""How a connection to the replay store is opened: version floor, durability and limits, each read back.
+
+The only importer of the sqlite3 module; everything else takes a `Connection`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bot.errors import StoreError
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    try:
+        import pysqlite3 as sqlite3
+    except ImportError:
+        import sqlite3
+
+Connection = sqlite3.Connection
+Row = sqlite3.Row
+SqliteError = sqlite3.Error
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a write waits for the other process's transaction."""
+
+
+def check_sqlite_version(version: tuple[int, ...]) -> None:
+    """Refuse SQLite builds that can corrupt a WAL file shared by two processes (fixed in 3.51.3, 3.50.7, 3.44.6)."""
+    fixed_backport = version[:2] in ((3, 50), (3, 44)) and version >= {50: (3, 50, 7), 44: (3, 44, 6)}[version[1]]
+    if version < (3, 51, 3) and not fixed_backport:
+        got = ".".join(map(str, version))
+        raise StoreError(f"expected SQLite 3.51.3 or newer (or 3.50.7, 3.44.6), got {got}: install the pysqlite3 wheel")
+
+
+def check_durable(conn: Connection) -> None:
+    """Raise StoreError unless a commit on this connection survives a power failure."""
+    mode = conn.execute("PRAGMA journal_mode").fetchone()[0]
+    synchronous = conn.execute("PRAGMA synchronous").fetchone()[0]
+    if (mode, synchronous) != ("wal", 2):
+        raise StoreError(f"expected journal_mode wal and synchronous 2 (FULL), got {mode} and {synchronous}")
+
+
+def open_writer(path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connection:
+    """The one connection of this process that writes. Creates the file, for its owner only. Raises StoreError."""
+    check_sqlite_version(sqlite3.sqlite_version_info)
+    with store_errors(f"cannot open {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        conn = _connect(path, "rw", busy_timeout_s)
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute("PRAGMA synchronous = FULL")
+        conn.execute("PRAGMA recursive_triggers = ON")  # or REPLACE would delete without asking the triggers
+        check_durable(conn)
+    return conn
+
+
+def open_reader(path: Path) -> Connection:
+    """A connection that cannot write. Raises StoreError."""
+    check_sqlite_version(sqlite3.sqlite_version_info)
+    with store_errors(f"cannot open {path}"):
+        conn = _connect(path, "ro", BUSY_TIMEOUT_S)
+        conn.execute("PRAGMA query_only = ON")
+    return conn
+
+
+def _connect(path: Path, mode: str, busy_timeout_s: float) -> Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    conn = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    conn.row_factory = sqlite3.Row
+    conn.execute("PRAGMA foreign_keys = ON")
+    return conn
+
+
+@contextmanager
+def store_errors(what: str) -> Iterator[None]:
+    """Turn SQLite's and the file system's errors into one StoreError line."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{what}: {error}") from error
+
+
+@contextmanager
+def transaction(conn: Connection) -> Iterator[None]:
+    """BEGIN IMMEDIATE ... COMMIT; any error rolls back."""
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        conn.execute("COMMIT")
+    finally:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+
+
+class ReaderPool:
+    """Read connections, one per read in progress: no two threads share one, and none waits for the writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def borrow(self) -> Iterator[Connection]:
+        """A connection for the length of the block. Raises StoreError once closed."""
+        conn = self._take() or open_reader(self._path)
+        try:
+            yield conn
+        finally:
+            self._give(conn)
+
+    def close(self) -> None:
+        """Close idle connections; borrowed ones close when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for conn in idle:
+            conn.close()
+
+    def _take(self) -> Connection | None:
+        with self._lock:
+            if self._closed:
+                raise StoreError("the replay store is closed")
+            return self._idle.pop() if self._idle else None
+
+    def _give(self, conn: Connection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(conn)
+                return
+        conn.close()
