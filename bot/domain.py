@@ -1,14 +1,74 @@
 """A domain: what a developer writes, loaded and checked. Leaf: no models, no database.
 
-`load_domain` reads `domain.yml` (the Rasa subset plus our `rejoinder:` block), `articles/*.md`, `rewards.yml` and
-`tests/*.yml`, and refuses anything unknown with file, line and what was expected.
+`load_domain` reads a folder and refuses the first mistake as `path:line: expected ..., got ...`:
+
+1. `articles/*.md`: front matter (`title`, `questions`) and the approved answer.
+2. `domain.yml`: the Rasa subset, then the `rejoinder:` block; `bot.domain_checks` compares its parts.
+3. `tests/*.yml`: conversation tests, whose acts must exist.
+
+The reward rules are found by `Domain.rewards_path` and read by `bot.feedback.rules`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from bot.conversation import digest
+from bot.domain_checks import check_domain, is_known_act
+from bot.domain_schema import (
+    ANY,
+    NOTHING,
+    At,
+    Document,
+    Each,
+    Keys,
+    OneOf,
+    check,
+    mistake,
+    numbered,
+    one_line,
+    parse_yaml,
+    read_text,
+    refuse_repeat,
+    word,
+)
+from bot.errors import DomainError
+
+SHIPPED = ("bank", "shop")
+"""Domains inside the package."""
+
+_SLOT_TYPES = OneOf(("text", "bool", "categorical", "float", "list", "any"))
+_MAPPING_TYPES = OneOf(("from_text", "custom"))
+_ARTICLE = Keys({"title": str, "questions": [str]})
+_MAPPING = Keys({"type": _MAPPING_TYPES}, {"conditions": [Keys({"active_loop": str}, {"requested_slot": str})]})
+_SLOT = Keys(
+    {"type": _SLOT_TYPES},
+    {"initial_value": ANY, "values": [str], "influence_conversation": bool, "mappings": [_MAPPING]},
+)
+_VARIANT = Keys({"text": str}, {"buttons": [Keys({"title": str}, {"payload": str})]})
+_REJOINDER = Keys(
+    {"assistant": str, "persona": str, "languages": [str], "ai_notice": str, "human_offer": str},
+    {"allow_say": bool, "triggers": Each(Keys({}, {"examples": [str], "floor": float})), "action_forms": Each(str)},
+)
+_DOMAIN = Keys(
+    {"responses": Each([_VARIANT]), "rejoinder": _REJOINDER},
+    {
+        "version": ANY,
+        "slots": Each(_SLOT),
+        "actions": [str],
+        "forms": Each(Keys({"required_slots": [str]})),
+        "session_config": Keys({}, {"session_expiration_time": float, "carry_over_slots_to_new_session": bool}),
+    },
+)
+_STEP = Keys({"user": str}, {"act": str, "one_of": [str], "text_contains": str})
+_TESTS = Keys({"tests": [Keys({"name": str, "steps": [_STEP]}, {"must_pass": bool})]})
+_ARTICLE_ID = re.compile(r"[a-z0-9_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +177,155 @@ class Domain:
     def rewards_path(self) -> Path:
         """The reward rules this domain ships."""
         return self.folder / "rewards.yml"
+
+
+def domain_fingerprint(domain: Domain) -> str:
+    """Content hash (16 hex digits) of everything a domain says; where its folder lies does not matter."""
+    said = asdict(domain) | {"folder": "", "tests": [asdict(test) | {"where": ""} for test in domain.tests]}
+    return digest(json.dumps(said, sort_keys=True, default=str))
+
+
+def load_domain(name_or_path: str) -> Domain:
+    """A shipped domain by name (`bank`, `shop`), or a folder. Raises DomainError at the first mistake."""
+    return _load_folder(_resolve(name_or_path))
+
+
+def _resolve(name_or_path: str) -> Path:
+    """The folder of a shipped domain, or the given folder. Raises DomainError when it is neither."""
+    if name_or_path in SHIPPED:
+        return Path(str(resources.files("bot.domains") / name_or_path))
+    folder = Path(name_or_path).expanduser()
+    if not (folder / "domain.yml").is_file():
+        names = ", ".join(SHIPPED)
+        raise DomainError(f"domain: expected one of {names}, or a folder with domain.yml, got {name_or_path!r}")
+    return folder.resolve()
+
+
+def _load_folder(folder: Path) -> Domain:
+    """Read and check one folder. Raises DomainError at the first mistake."""
+    articles = _read_articles(folder / "articles")
+    document = parse_yaml(folder / "domain.yml", read_text(folder / "domain.yml"))
+    check(document, _DOMAIN)
+    domain = _build(folder, document, articles)
+    check_domain(document, domain)
+    tests = tuple(test for path in _files(folder / "tests", ".yml") for test in _read_tests(path, domain))
+    return _with_tests(domain, tests)
+
+
+def _build(folder: Path, document: Document, articles: dict[str, Article]) -> Domain:
+    raw = document.data
+    ours = raw["rejoinder"]
+    return Domain(
+        name=folder.name,
+        folder=folder,
+        assistant=ours["assistant"],
+        persona=one_line(ours["persona"]),
+        languages=tuple(ours["languages"]),
+        ai_notice=one_line(ours["ai_notice"]),
+        human_offer=one_line(ours["human_offer"]),
+        articles=articles,
+        responses={name: tuple(_variant(item) for item in items) for name, items in raw["responses"].items()},
+        slots={name: _slot(name, item) for name, item in raw.get("slots", {}).items()},
+        forms={name: tuple(item["required_slots"]) for name, item in raw.get("forms", {}).items()},
+        actions=tuple(raw.get("actions", ())),
+        triggers={name: _trigger(item) for name, item in ours.get("triggers", {}).items()},
+        action_forms=dict(ours.get("action_forms", {})),
+        tests=(),
+        allow_say=ours.get("allow_say", False),
+        raw={key: value for key, value in raw.items() if key != "rejoinder"},
+    )
+
+
+def _with_tests(domain: Domain, tests: tuple[ConversationTest, ...]) -> Domain:
+    seen: dict[str, str] = {}
+    for test in tests:
+        if test.name in seen:
+            raise DomainError(f"{test.where}: expected each test name once, got {test.name!r} as in {seen[test.name]}")
+        seen[test.name] = test.where
+    return replace(domain, tests=tests)
+
+
+def _variant(item: dict[str, Any]) -> Variant:
+    return Variant(item["text"].strip(), tuple(button["title"] for button in item.get("buttons", ())))
+
+
+def _slot(name: str, item: dict[str, Any]) -> Slot:
+    return Slot(name, item["type"], item.get("initial_value"), tuple(item.get("values", ())))
+
+
+def _trigger(item: dict[str, Any]) -> Trigger:
+    floor = item.get("floor")
+    return Trigger(tuple(item.get("examples", ())), None if floor is None else float(floor))
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    found = [path for path in sorted(folder.glob("*")) if not path.name.startswith((".", "__"))]
+    for path in found:
+        if path.suffix != ending or not path.is_file():
+            raise mistake(path, 1, f"only *{ending} files in {folder.name}", path.name)
+    return found
+
+
+# --- articles -----------------------------------------------------------------------------------------------------
+
+
+def _read_articles(folder: Path) -> dict[str, Article]:
+    articles: dict[str, Article] = {}
+    seen: dict[str, str] = {}
+    for path in _files(folder, ".md"):
+        article, document = _read_article(path)
+        for at, text in ((("title",), article.title), *numbered("questions", article.questions)):
+            refuse_repeat(document, at, text, seen)
+        articles[article.id] = article
+    if not articles:
+        raise mistake(folder, 1, "at least one article", NOTHING)
+    return articles
+
+
+def _read_article(path: Path) -> tuple[Article, Document]:
+    if not _ARTICLE_ID.fullmatch(path.stem):
+        raise mistake(path, 1, "a file name of a-z, 0-9 and _", path.stem)
+    lines = read_text(path).splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        raise mistake(path, 1, "--- before title and questions", lines[0] if lines else NOTHING)
+    end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
+    if end is None:
+        raise mistake(path, len(lines), "--- after title and questions", word("the end of the file"))
+    document = parse_yaml(path, "\n".join(lines[1:end]), first_line=2)
+    check(document, _ARTICLE)
+    if not document.data["questions"]:
+        raise document.error(("questions",), "at least one question", NOTHING)
+    answer = "\n".join(lines[end + 1 :]).strip()
+    if not answer:
+        raise mistake(path, end + 1, "an answer after ---", NOTHING)
+    data = document.data
+    return Article(path.stem, data["title"].strip(), answer, tuple(q.strip() for q in data["questions"])), document
+
+
+# --- tests --------------------------------------------------------------------------------------------------------
+
+
+def _read_tests(path: Path, domain: Domain) -> Iterator[ConversationTest]:
+    document = parse_yaml(path, read_text(path))
+    check(document, _TESTS)
+    for i, item in enumerate(document.data["tests"]):
+        at: At = ("tests", i)
+        if not item["steps"]:
+            raise document.error((*at, "steps"), "at least one step", NOTHING)
+        steps = tuple(_step(document, (*at, "steps", j), step, domain) for j, step in enumerate(item["steps"]))
+        yield ConversationTest(
+            name=item["name"],
+            steps=steps,
+            where=f"{path}:{document.line(at)}",
+            must_pass=item.get("must_pass", False),
+        )
+
+
+def _step(document: Document, at: At, item: dict[str, Any], domain: Domain) -> TestStep:
+    step = TestStep(item["user"], item.get("act", ""), tuple(item.get("one_of", ())), item.get("text_contains", ""))
+    if not (step.act or step.one_of or step.text_contains):
+        raise document.error(at, "act, one_of or text_contains", NOTHING)
+    for where, act_id in ((("act",), step.act), *numbered("one_of", step.one_of)):
+        if act_id and not is_known_act(act_id, domain):
+            raise document.error((*at, *where), "an act of this domain", act_id)
+    return step

@@ -1,0 +1,1 @@
+"""Domains that ship inside the package: `bank` and `shop`. Data, except for their `actions.py`."""
