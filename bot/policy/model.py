@@ -225,7 +225,8 @@ class PolicyModel:
         temperature_B_1 = torch.tensor([[row.temperature] for row in rows], device=states_B_D.device)
         logits_B_A = torch.einsum("bd,bad->ba", states_B_D, acts_B_A_D) / temperature_B_1 + prior_B_A
         if self.causal is not None:
-            logits_B_A = logits_B_A + self.causal.act_logits(rows, adapters, logits_B_A.shape[1], self.alpha)
+            known = [name if name in self.causal.model.names else BASE for name in adapters]
+            logits_B_A = logits_B_A + self.causal.act_logits(rows, known, logits_B_A.shape[1], self.alpha)
         logits_B_A = logits_B_A.masked_fill(~mask_B_A, NEVER)
         return Scored(logits_B_A.log_softmax(-1), mask_B_A, states_B_D)
 

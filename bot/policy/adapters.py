@@ -1,0 +1,324 @@
+"""Versions on disk: immutable adapter folders, one champion pointer, one freeze marker. No torch here.
+
+    HOME/adapters/
+      v000001/            manifest.json, encoder/ and causal/ (plain PEFT folders), value.safetensors
+      champion.json       which version serves, since when and why (atomic pointer)
+      history.jsonl       every change of the pointer and of the freeze marker
+      frozen.json         present: the learner may not publish
+
+Publishing: write aside -> fsync every file -> manifest with SHA-256 of each and an HMAC signature -> fsync folder ->
+rename -> fsync parent. A folder under its final name is whole; whatever else lies there is not looked at.
+Readers verify name, size, hash and signature before a byte of weights is parsed, and load safetensors only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bot.conversation import BASE_VERSION
+from bot.errors import AdapterError, NotFound
+from bot.settings import Settings
+
+ALLOWED_FILES = frozenset(
+    f"{part}/{name}" for part in ("encoder", "causal") for name in ("adapter_model.safetensors", "adapter_config.json")
+) | {"value.safetensors"}
+"""A folder with any other file is refused: a pickle or a template would be code."""
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryProbe:
+    """A choice whose log-probabilities the loaded version must reproduce (DESIGN invariant 3)."""
+
+    query: str
+    acts: tuple[tuple[str, ...], ...]
+    """Texts of each legal act."""
+    temperature: float
+    prompt: str
+    logprobs: tuple[float, ...]
+    """By the learner's weights."""
+    base_logprobs: tuple[float, ...]
+    """By the base model: tells a loaded adapter from one that never reached the requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a version is and where it comes from."""
+
+    version: str
+    parent: str
+    created_at: float
+    base_models: Mapping[str, str]
+    """Part -> base model fingerprint."""
+    rules_hash: str
+    lineage: Mapping[str, Any]
+    """Which decisions taught it: `num_decisions`, `decision_ids` of this update, reward `cursor`."""
+    gate: Mapping[str, Any]
+    """The gate's report."""
+    probes: tuple[CanaryProbe, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Relative path -> SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The version that serves."""
+
+    version: str
+    since: float
+    reason: str
+    by: str
+
+
+class AdapterStore:
+    """Versions under one folder, signed with the home's secret."""
+
+    def __init__(self, root: Path, secret: bytes, clock: Callable[[], float] = time.time) -> None:
+        self.root = root
+        self._secret = secret
+        self._clock = clock
+        root.mkdir(parents=True, exist_ok=True)
+
+    # --- versions -------------------------------------------------------------------------------------------------
+    def versions(self) -> list[str]:
+        """Published versions, oldest first."""
+        return sorted(path.name for path in self.root.glob("v[0-9]*") if (path / MANIFEST).is_file())
+
+    def next_version(self) -> str:
+        """A number never used before, rolled-back and deleted versions included."""
+        used = [int(name[1:]) for name in self.versions()]
+        used += [int(entry["version"][1:]) for entry in self.history() if entry.get("version")]
+        return f"v{max(used, default=0) + 1:06d}"
+
+    def stage(self) -> Path:
+        """An empty folder to write a version's files into."""
+        folder = self.root / f".staged-{os.getpid()}-{time.monotonic_ns()}"
+        folder.mkdir()
+        return folder
+
+    def publish(self, staged: Path, manifest: Manifest) -> str:
+        """Seal a staged folder as `manifest.version`. It does not serve until `set_champion`."""
+        files = {name: _sha256(staged / name) for name in sorted(_relative_files(staged))}
+        odd = set(files) - ALLOWED_FILES
+        if odd:
+            raise AdapterError(f"{staged}: expected only {sorted(ALLOWED_FILES)}, got {sorted(odd)[0]}")
+        body = asdict(manifest) | {"files": files}
+        sealed = {"manifest": body, "signature": self._sign(body)}
+        (staged / MANIFEST).write_text(json.dumps(sealed, indent=1, sort_keys=True))
+        for path in sorted(staged.rglob("*"), reverse=True):
+            _fsync(path)
+        _fsync(staged)
+        os.rename(staged, self.root / manifest.version)
+        _fsync(self.root)
+        return manifest.version
+
+    def verify(self, version: str) -> Manifest:
+        """Check every file of a version against its signed manifest. Raises AdapterError, NotFound."""
+        folder = self.folder(version)
+        try:
+            sealed = json.loads((folder / MANIFEST).read_text())
+            body, signature = sealed["manifest"], sealed["signature"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AdapterError(f"{version}: expected a readable manifest, got {error!r}") from error
+        if not hmac.compare_digest(self._sign(body), str(signature)):
+            raise AdapterError(f"{version}: the manifest's signature does not hold")
+        if body["version"] != version:
+            raise AdapterError(f"{version}: expected its own manifest, got that of {body['version']}")
+        self._verify_files(folder, version, body["files"])
+        return _manifest(body)
+
+    def _verify_files(self, folder: Path, version: str, expected: Mapping[str, str]) -> None:
+        found = _relative_files(folder) - {MANIFEST}
+        if found != set(expected) or not found <= ALLOWED_FILES:
+            odd = sorted(found ^ set(expected) or found - ALLOWED_FILES)[0]
+            raise AdapterError(f"{version}: expected the manifest's files and no others, odd one: {odd}")
+        for name, sha256 in expected.items():
+            if _sha256(folder / name) != sha256:
+                raise AdapterError(f"{version}/{name}: SHA-256 differs from the manifest")
+
+    def folder(self, version: str) -> Path:
+        """Where a version lies. Raises NotFound."""
+        folder = self.root / version
+        if not version.startswith("v") or not version[1:].isdigit() or not (folder / MANIFEST).is_file():
+            raise NotFound(f"version: expected one of {', '.join(self.versions()) or 'none yet'}, got {version!r}")
+        return folder
+
+    def discard_unreferenced(self, keep: str) -> None:
+        """Drop staged leftovers and versions newer than `keep` that no pointer ever named (a crash between publish and
+        commit): the update that made them is done again."""
+        named = {entry.get("version") for entry in self.history()} | {self.champion().version}
+        for path in self.root.glob(".staged-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for version in self.versions():
+            if version > keep and version not in named:
+                shutil.rmtree(self.root / version)
+
+    # --- the pointer ------------------------------------------------------------------------------------------------
+    def champion(self) -> Champion:
+        """Who serves now; the base version in a fresh home."""
+        try:
+            return Champion(**json.loads((self.root / "champion.json").read_text()))
+        except FileNotFoundError:
+            return Champion(BASE_VERSION, 0.0, "fresh install", "system")
+        except (ValueError, TypeError) as error:
+            raise AdapterError(f"{self.root / 'champion.json'}: expected a pointer, got {error}") from error
+
+    def set_champion(self, version: str, reason: str, by: str) -> Champion:
+        """Point to a version (verified first); BASE_VERSION needs no folder."""
+        if version != BASE_VERSION:
+            self.verify(version)
+        pointer = Champion(version, self._clock(), reason, by)
+        self._log("champion", version, reason, by)
+        _write_atomic(self.root / "champion.json", json.dumps(asdict(pointer)))
+        return pointer
+
+    def rollback(self, to: str = "", reason: str = "", by: str = "operator") -> Champion:
+        """Back to `to`, or to the version that served before this one. Learning is frozen until it is unfrozen, or
+        the same rewards would publish the same thing again within a minute."""
+        target = to or self._previous()
+        pointer = self.set_champion(target, reason or "rollback", by)
+        self.freeze(f"after rollback to {target}: {reason}".rstrip(": "), by)
+        return pointer
+
+    def promote(self, version: str, reason: str, by: str = "operator") -> Champion:
+        """Make a published version the champion by hand."""
+        return self.set_champion(version, reason or "promoted by hand", by)
+
+    def _previous(self) -> str:
+        """The champion before this one. Rolling back twice goes back twice: undone versions are passed over."""
+        stack: list[str] = [BASE_VERSION]
+        for entry in self.history():
+            if entry["event"] != "champion":
+                continue
+            if entry["version"] in stack:
+                del stack[stack.index(entry["version"]) + 1 :]
+            else:
+                stack.append(entry["version"])
+        if len(stack) < 2:
+            raise NotFound("rollback: expected an earlier version, got a fresh install")
+        return stack[-2]
+
+    # --- freezing ---------------------------------------------------------------------------------------------------
+    @property
+    def frozen(self) -> bool:
+        """Whether the learner may not publish."""
+        return (self.root / "frozen.json").exists()
+
+    def freeze(self, reason: str, by: str = "operator") -> None:
+        """Stop publishing; serving and collecting go on. Survives a restart."""
+        self._log("freeze", "", reason, by)
+        _write_atomic(self.root / "frozen.json", json.dumps({"reason": reason, "by": by, "at": self._clock()}))
+
+    def unfreeze(self, reason: str, by: str = "operator") -> None:
+        """Let the learner publish again."""
+        self._log("unfreeze", "", reason, by)
+        (self.root / "frozen.json").unlink(missing_ok=True)
+        _fsync(self.root)
+
+    # --- history ----------------------------------------------------------------------------------------------------
+    def history(self) -> list[dict[str, Any]]:
+        """Every change of pointer and freeze marker, oldest first; a torn last line is passed over."""
+        path = self.root / "history.jsonl"
+        return list(_json_lines(path)) if path.exists() else []
+
+    def _log(self, event: str, version: str, reason: str, by: str) -> None:
+        entry = {"at": self._clock(), "event": event, "version": version, "reason": reason, "by": by}
+        with (self.root / "history.jsonl").open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _sign(self, body: Mapping[str, Any]) -> str:
+        message = json.dumps(body, sort_keys=True).encode()
+        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+
+
+def _manifest(body: Mapping[str, Any]) -> Manifest:
+    probes = tuple(
+        CanaryProbe(
+            probe["query"],
+            tuple(tuple(texts) for texts in probe["acts"]),
+            probe["temperature"],
+            probe["prompt"],
+            tuple(probe["logprobs"]),
+            tuple(probe["base_logprobs"]),
+        )
+        for probe in body["probes"]
+    )
+    return Manifest(**{**body, "probes": probes})
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _relative_files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_atomic(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(aside, path)
+    _fsync(path.parent)
+
+
+def command(settings: Settings, args: argparse.Namespace) -> int:
+    """`rejoinder versions list|rollback|promote|freeze|unfreeze`."""
+    from bot.identity import home_secret
+
+    store = AdapterStore(settings.adapters, home_secret(settings.home))
+    act, version, reason = args.versions_command, getattr(args, "version", "") or "", getattr(args, "reason", "") or ""
+    if act == "rollback":
+        store.rollback(version, reason, "shell")
+    elif act == "promote":
+        store.promote(version, reason, "shell")
+    elif act in ("freeze", "unfreeze"):
+        getattr(store, act)(reason, "shell")
+    _print(store, as_json=bool(getattr(args, "json", False)))
+    return 0
+
+
+def _print(store: AdapterStore, *, as_json: bool) -> None:
+    champion, frozen = store.champion(), store.frozen
+    if as_json:
+        print(json.dumps({"champion": champion.version, "frozen": frozen, "versions": store.versions()}))
+        return
+    for version in [BASE_VERSION, *store.versions()]:
+        mark = f"  <- serving since {_when(champion.since)}: {champion.reason}" if version == champion.version else ""
+        print(f"{version}{mark}")
+    print("learning is frozen" if frozen else "learning is on")
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "the beginning"

@@ -1,0 +1,345 @@
+"""One model in memory, several versions; requests stay with the version they started with.
+
+    lease(version) -> choose / write -> release
+    champion pointer moved -> verify -> load beside -> probe -> flip -> old version drains -> freed
+
+Each part has one worker thread that owns its tensors; verification and reading happen on other threads, so a swap delays
+a running stream by the milliseconds it takes to hang the new LoRA layers in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bot.conversation import BASE_VERSION, LegalAct
+from bot.errors import AdapterError, ModelError, NotFound
+from bot.policy.adapters import AdapterStore, CanaryProbe, Manifest
+from bot.policy.causal import CausalPart
+from bot.policy.model import BASE, ActRow, PolicyModel, draw
+from bot.policy.scheduler import MicroBatcher
+from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest
+
+log = logging.getLogger(__name__)
+
+PROBE_TOLERANCE = 1e-3
+"""Largest difference of a canary's log-probability: ten times what batching and threads change, far below one update."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFiles:
+    """A verified version, read into memory but not yet in the model."""
+
+    manifest: Manifest
+    encoder: dict[str, Tensor]
+    encoder_config: LoraConfig
+    causal: dict[str, Tensor] | None
+    causal_config: LoraConfig | None
+    value: dict[str, Tensor] | None
+
+
+def read_version(adapters: AdapterStore, version: str) -> VersionFiles:
+    """Verify and read a version; refuses weights that are not finite. Raises AdapterError, NotFound."""
+    manifest = adapters.verify(version)
+    folder = adapters.folder(version)
+    encoder = _finite(load_file(folder / "encoder" / "adapter_model.safetensors"), version)
+    has_causal, has_value = (folder / "causal").is_dir(), (folder / "value.safetensors").exists()
+    return VersionFiles(
+        manifest,
+        encoder,
+        read_lora_config(folder / "encoder"),
+        _finite(load_file(folder / "causal" / "adapter_model.safetensors"), version) if has_causal else None,
+        read_lora_config(folder / "causal") if has_causal else None,
+        _finite(load_file(folder / "value.safetensors"), version) if has_value else None,
+    )
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    """A LoRA config from its own file; never from a hub."""
+    config = LoraConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise AdapterError(f"{folder}: expected a LoRA adapter, got {type(config).__name__}")
+    config.inference_mode = True
+    return config
+
+
+def _finite(tensors: dict[str, Tensor], version: str) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise AdapterError(f"{version}: expected finite weights, got otherwise in {name}")
+    return tensors
+
+
+class Engine:
+    """Policy and Embedder over local models."""
+
+    def __init__(
+        self,
+        model: PolicyModel,
+        adapters: AdapterStore,
+        *,
+        temperature: float,
+        load_causal: Callable[[], CausalPart] | None = None,
+        on_swap: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self._model = model
+        self._adapters = adapters
+        self._temperature = temperature
+        self._load_causal = load_causal
+        self._causal: CausalPart | None = model.causal
+        self._on_swap = on_swap or (lambda version, took_ms: None)
+        self._encoder_thread = ThreadPoolExecutor(1, "encoder")
+        # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
+        self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
+        self._choices = MicroBatcher(self._encoder_thread, self._choose_batch)
+        self._embeddings = MicroBatcher(self._encoder_thread, self._embed_batch)
+        self._loaded: dict[str, VersionFiles] = {}
+        self._values: dict[str, tuple[Tensor, Tensor]] = {}
+        self._refs: Counter[str] = Counter()
+        self._champion = BASE_VERSION
+        self._refused: dict[str, float] = {}
+        self._loading = asyncio.Lock()
+        self._causal_loading = asyncio.Lock()
+
+    # --- life -----------------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Serve the champion, or the newest earlier version that can be trusted."""
+        pointer = self._adapters.champion().version
+        candidates = [pointer, *reversed([v for v in self._adapters.versions() if v < pointer]), BASE_VERSION]
+        for version in candidates:
+            if await self._adopt(version):
+                return
+
+    async def close(self) -> None:
+        """Stop the worker threads after what they are doing."""
+        for thread in (self._encoder_thread, self._causal_thread):
+            await asyncio.to_thread(thread.shutdown, True, cancel_futures=True)
+
+    async def follow_champion(self, poll_s: float = 0.25) -> None:
+        """Swap whenever the pointer moves. Runs until cancelled."""
+        while True:
+            try:
+                pointer = self._adapters.champion()
+                if pointer.version != self._champion and self._refused.get(pointer.version) != pointer.since:
+                    if not await self._adopt(pointer.version):
+                        self._refused[pointer.version] = pointer.since
+            except (AdapterError, OSError) as error:
+                log.error("champion pointer: %s; still serving %s", error, self._champion)
+            await asyncio.sleep(poll_s)
+
+    # --- Policy -----------------------------------------------------------------------------------------------------
+    @property
+    def champion(self) -> str:
+        """The version that new replies get."""
+        return self._champion
+
+    @property
+    def can_write(self) -> bool:
+        """Whether replies can be generated."""
+        return self._causal is not None or self._load_causal is not None
+
+    @asynccontextmanager
+    async def lease(self, version: str | None = None) -> AsyncIterator[Lease]:
+        """Pin a version. Raises NotFound or AdapterError for one that cannot be loaded."""
+        pinned = version or self._champion
+        self._refs[pinned] += 1
+        try:
+            if pinned != BASE_VERSION and pinned not in self._loaded:
+                await self._load(pinned)
+            yield _EngineLease(self, pinned)
+        finally:
+            self._refs[pinned] -= 1
+            await self._free_unused()
+
+    async def choose(self, request: ActRequest, version: str) -> Choice:
+        """Draw one act under a loaded version."""
+        return await self._choices.submit((request, version))
+
+    async def write(self, request: TextRequest, version: str) -> AsyncIterator[TextDelta]:
+        """Stream a reply under a loaded version, one token at a time; streams take turns."""
+        causal = await self._need_causal()
+        loop = asyncio.get_running_loop()
+        adapter = await loop.run_in_executor(self._causal_thread, self._causal_adapter, version)
+        pieces = causal.write(request, adapter)
+        while True:
+            piece = await loop.run_in_executor(self._causal_thread, next, pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    # --- Embedder -----------------------------------------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """Name and fingerprint of the base encoder."""
+        return self._model.encoder.name
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Unit vectors [N, D] without any adapter."""
+        if not texts:
+            return np.empty((0, self._model.encoder.width), dtype=np.float32)
+        rows = await asyncio.gather(*(self._embeddings.submit(text) for text in texts))
+        return np.stack(rows)
+
+    # --- on the worker threads ------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def _choose_batch(self, items: Sequence[tuple[ActRequest, str]]) -> list[Choice]:
+        encoder = self._model.encoder
+        rows = [
+            ActRow(encoder.tokenize(request.query), request.legal, self._temperature, request.prompt)
+            for request, _ in items
+        ]
+        adapters = [BASE if version == BASE_VERSION else version for _, version in items]
+        scored = self._model.score(rows, adapters)
+        choices = []
+        for i, (request, version) in enumerate(items):
+            logprobs_A = scored.logprobs_B_A[i, : len(request.legal)].double().cpu()
+            choices.append(
+                Choice(
+                    chosen=draw(logprobs_A, request.seed),
+                    mode=int(logprobs_A.argmax()),
+                    logprobs=tuple(logprobs_A.tolist()),
+                    value=self._value(version, scored.states_B_D[i]),
+                    query_ids=rows[i].query_ids,
+                    temperature=self._temperature,
+                    parts=self._model.parts,
+                )
+            )
+        return choices
+
+    def _value(self, version: str, state_D: Tensor) -> float:
+        if version not in self._values:
+            return 0.0
+        weight_D, bias = self._values[version]
+        return float(state_D @ weight_D + bias)
+
+    def _embed_batch(self, texts: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        return list(self._model.encoder.embed_texts(texts).cpu().numpy())
+
+    # --- versions -------------------------------------------------------------------------------------------------------
+    async def _adopt(self, version: str) -> bool:
+        """Load, probe and flip; on any fault the champion stays."""
+        started = time.perf_counter()
+        try:
+            if version != BASE_VERSION:
+                await self._load(version)
+        except (AdapterError, NotFound) as error:
+            log.error("refused %s: %s; still serving %s", version, error, self._champion)
+            return False
+        self._champion = version
+        self._on_swap(version, (time.perf_counter() - started) * 1000)
+        log.info("serving %s", version)
+        await self._free_unused()
+        return True
+
+    async def _load(self, version: str) -> None:
+        async with self._loading:
+            if version in self._loaded:
+                return
+            files = await asyncio.to_thread(read_version, self._adapters, version)
+            await asyncio.get_running_loop().run_in_executor(self._encoder_thread, self._hang_in, version, files)
+            self._loaded[version] = files
+
+    def _hang_in(self, version: str, files: VersionFiles) -> None:
+        expected, got = self._model.encoder.name, files.manifest.base_models.get("encoder")
+        if expected.partition(":")[2] != str(got).partition(":")[2]:
+            raise AdapterError(f"{version}: expected an adapter of encoder {expected}, got one of {got}")
+        self._model.encoder.model.load(version, files.encoder_config, files.encoder)
+        try:
+            if self._model.causal is not None:
+                self._hang_in_causal(self._model.causal, version, files)
+            self._probe(version, files.manifest.probes)
+        except AdapterError:
+            self._drop(version)
+            self._drop_causal(version)
+            raise
+        if files.value is not None:
+            device = self._model.encoder.device
+            weight_D = files.value["linear.weight"][0].to(device)
+            self._values[version] = (weight_D, files.value["linear.bias"][0].to(device))
+
+    @torch.no_grad()
+    def _probe(self, version: str, probes: Sequence[CanaryProbe]) -> None:
+        """Invariant 3: what was loaded is what was trained."""
+        if not probes:
+            raise AdapterError(f"{version}: expected canary probes in the manifest, got none")
+        for probe in probes:
+            legal = tuple(LegalAct(f"probe:{i}", texts) for i, texts in enumerate(probe.acts))
+            row = ActRow(self._model.encoder.tokenize(probe.query), legal, probe.temperature, probe.prompt)
+            got_A = self._model.score([row], [version]).logprobs_B_A[0].cpu()
+            off = float((got_A - torch.tensor(probe.logprobs)).abs().max())
+            if not off <= PROBE_TOLERANCE:
+                raise AdapterError(f"{version}: canary log-probabilities are off by {off:.2g} (allowed {PROBE_TOLERANCE})")
+
+    async def _free_unused(self) -> None:
+        idle = [v for v in self._loaded if v != self._champion and self._refs[v] == 0]
+        for version in idle:
+            self._loaded.pop(version)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._encoder_thread, self._drop, version)
+            if self._causal is not None:
+                await loop.run_in_executor(self._causal_thread, self._drop_causal, version)
+
+    def _drop(self, version: str) -> None:
+        self._values.pop(version, None)
+        self._model.encoder.model.delete(version)
+
+    def _drop_causal(self, version: str) -> None:
+        if self._causal is not None and version in self._causal.model.names:
+            self._causal.model.delete(version)
+
+    # --- the causal part, loaded when first needed ------------------------------------------------------------------------
+    async def _need_causal(self) -> CausalPart:
+        async with self._causal_loading:
+            if self._causal is None:
+                if self._load_causal is None:
+                    raise ModelError("generated replies: expected a causal model, none is configured")
+                loop = asyncio.get_running_loop()
+                self._causal = await loop.run_in_executor(self._causal_thread, self._load_causal)
+            return self._causal
+
+    def _causal_adapter(self, version: str) -> str:
+        """The adapter name that writes for a version; BASE when the version has no causal weights."""
+        causal, files = self._causal, self._loaded.get(version)
+        if causal is None or files is None or files.causal is None:
+            return BASE
+        if version not in causal.model.names:
+            self._hang_in_causal(causal, version, files)
+        return version
+
+    def _hang_in_causal(self, causal: CausalPart, version: str, files: VersionFiles) -> None:
+        if files.causal is None or files.causal_config is None:
+            return
+        got = files.manifest.base_models.get("causal")
+        if str(got).partition(":")[2] != causal.name.partition(":")[2]:
+            raise AdapterError(f"{version}: expected a causal adapter of {causal.name}, got one of {got}")
+        causal.model.load(version, files.causal_config, files.causal)
+
+
+@dataclass(frozen=True, slots=True)
+class _EngineLease:
+    """One version, pinned."""
+
+    engine: Engine
+    version: str
+
+    async def choose(self, request: ActRequest) -> Choice:
+        """Draw one act."""
+        return await self.engine.choose(request, self.version)
+
+    def write(self, request: TextRequest) -> AsyncIterator[TextDelta]:
+        """Stream a reply."""
+        return self.engine.write(request, self.version)
