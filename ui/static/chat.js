@@ -1,0 +1,303 @@
+// The chat page: joins the connection (protocol.md) to what is seen.
+//
+// 1. The container that the page put in place carries the texts and who the assistant is.
+// 2. hello brings the conversation; each frame after it changes one thing on the page.
+// 3. What a person does is shown at once, kept in the outbox, and sent until the server acknowledges it.
+
+import { ArticlePanel } from "./article.js";
+import { Connection } from "./connection.js";
+import { newId } from "./dom.js";
+import { Outbox, loadChat, loadSolved, onChatChanged, saveChat, saveSolved } from "./memory.js";
+import { Shell } from "./shell.js";
+import { SolvedQuestion } from "./solved.js";
+import { Thread, canVote } from "./thread.js";
+
+const PROTOCOL = 1;
+const GIVE_UP_TYPING_MS = 60_000;
+const SERVER = new URL("../../", import.meta.url);
+
+/** Looks texts up: `say(key, {name: value}, fallback)`. */
+function catalogue(texts) {
+  return (key, values = {}, fallback = key) => (texts[key] ?? fallback).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+class Chat {
+  #votes = new Map();
+  #castVotes = new Map();
+  #outbox = new Outbox();
+  #conversationId = "";
+  #solved = null;
+  #canSolve = false;
+  #settings = { reply: "approved", learn: true };
+  #status = { kind: "", text: "" };
+  #typingTimer = 0;
+
+  constructor({ texts, assistant, ai_notice: aiNotice, human_offer: humanOffer }) {
+    const say = catalogue(texts);
+    this.say = say;
+    this.panel = new ArticlePanel(say, new URL("v1/articles/", SERVER));
+    this.solved = new SolvedQuestion(say, (solved) => this.#answerSolved(solved));
+    this.thread = new Thread(say, {
+      vote: (id, vote) => this.#vote(id, vote),
+      openArticle: (id, title) => this.panel.open(id, title),
+      quickReply: (text) => this.#say(text),
+      retry: (clientId, text) => this.#resend(clientId, text),
+    });
+    this.shell = new Shell(say, this.#shellActions(), this.thread, this.solved.node);
+    this.shell.introduce(assistant, aiNotice, humanOffer);
+    this.shell.setSettings("approved", true);
+    const url = Object.assign(new URL("ws/chat", SERVER), { protocol: SERVER.protocol === "https:" ? "wss:" : "ws:" });
+    this.connection = new Connection(url, { greeting: () => this.#hello(), onFrame: (frame) => this.#receive(frame), onState: (state) => this.#onState(state) });
+    onChatChanged((chat) => chat.conversation_id !== this.#conversationId && this.#switchTo());
+  }
+
+  start(container) {
+    container.replaceChildren(this.shell.node, this.panel.dialog);
+    this.connection.open();
+  }
+
+  #shellActions() {
+    return {
+      send: (text) => this.#say(text),
+      stop: () => this.connection.send({ type: "stop" }),
+      handover: () => this.#deliver({ type: "handover", key: newId() }),
+      fresh: () => this.#startFresh(),
+      setReply: (reply) => this.#set({ reply }),
+      setLearn: (learn) => this.#set({ learn }),
+      reconnect: () => this.connection.open(),
+    };
+  }
+
+  // --- sending ----------------------------------------------------------------------------------------------------
+
+  #hello() {
+    const { conversation_id, token } = loadChat();
+    const hello = { type: "hello", protocol: PROTOCOL };
+    if (token) hello.token = token;
+    if (!token || !conversation_id) return { ...hello, reply: this.#settings.reply };
+    return { ...hello, conversation_id, last_seq: conversation_id === this.#conversationId ? this.thread.lastSeq : 0 };
+  }
+
+  /** Keeps a frame until it is acknowledged; sends it now if it can. */
+  #deliver(frame) {
+    this.#outbox.put(frame.client_id || frame.key, frame);
+    this.connection.send(frame);
+  }
+
+  #say(text) {
+    const frame = { type: "message", client_id: newId(), text };
+    this.shell.hideError();
+    this.thread.addPending(frame.client_id, text);
+    this.#setTyping(this.connection.online);
+    this.#deliver(frame);
+  }
+
+  #resend(clientId, text) {
+    this.shell.hideError();
+    this.thread.resend(clientId);
+    this.#setTyping(this.connection.online);
+    this.#deliver({ type: "message", client_id: clientId, text });
+  }
+
+  #vote(messageId, vote) {
+    const frame = { type: "feedback", key: newId(), message_id: messageId, thumb: vote.thumb };
+    if (vote.reasons.length) frame.reasons = vote.reasons;
+    if (vote.comment) frame.comment = vote.comment;
+    this.#castVotes.set(frame.key, vote);
+    this.#deliver(frame);
+  }
+
+  #answerSolved(solved) {
+    this.#solved = solved;
+    saveSolved(this.#conversationId, solved);
+    this.#showSolved();
+    this.#deliver({ type: "outcome", key: newId(), solved });
+  }
+
+  #set(change) {
+    this.#settings = { ...this.#settings, ...change };
+    this.shell.setSettings(this.#settings.reply, this.#settings.learn);
+    this.connection.send({ type: "settings", ...change });
+  }
+
+  #startFresh() {
+    saveChat({ token: loadChat().token });
+    this.#switchTo();
+  }
+
+  /** Leaves this conversation for the one (or none) that the browser remembers now. */
+  #switchTo() {
+    this.#outbox.clear();
+    this.#forget();
+    this.connection.open();
+  }
+
+  #forget() {
+    this.#conversationId = "";
+    this.#votes.clear();
+    this.#castVotes.clear();
+    this.#solved = null;
+    this.#canSolve = false;
+    this.thread.clear();
+    this.shell.hideError();
+    this.#setTyping(false);
+  }
+
+  // --- receiving --------------------------------------------------------------------------------------------------
+
+  #receive(frame) {
+    const known = {
+      hello: () => this.#onHello(frame),
+      ack: () => this.#onAck(frame),
+      message: () => this.#onMessage(frame.message),
+      delta: () => this.#onDelta(frame),
+      feedback: () => this.#showVote(frame.message_id, frame),
+      settings: () => this.#onSettings(frame),
+      status: () => this.#onStatus(frame),
+      version: () => this.shell.setVersion(frame.version),
+      error: () => this.#onError(frame),
+    };
+    known[frame.type]?.();
+  }
+
+  #onHello(hello) {
+    if (hello.conversation_id !== this.#conversationId) this.#forget();
+    this.#conversationId = hello.conversation_id;
+    this.#solved = loadSolved(hello.conversation_id);
+    this.#outbox.open(hello.conversation_id);
+    saveChat({ conversation_id: hello.conversation_id, token: hello.token });
+    this.shell.introduce(hello.assistant, hello.ai_notice, hello.human_offer);
+    this.shell.setVersion(hello.version);
+    this.shell.setCanWrite(hello.can_write);
+    this.thread.chips = hello.chips;
+    this.#onSettings(hello);
+    this.#onStatus(hello);
+    this.#catchUp(hello);
+  }
+
+  #catchUp({ messages, partial, votes }) {
+    for (const message of messages) this.#onMessage(message);
+    this.thread.resumeStream(partial);
+    for (const [id, vote] of Object.entries(votes)) this.#showVote(id, vote);
+    for (const frame of this.#outbox.all()) this.#sendAgain(frame);
+    const unanswered = this.thread.lastRole === "user" && !partial;
+    this.#setTyping(unanswered || this.#outbox.all().some((frame) => frame.type === "message"));
+    this.thread.toBottom();
+  }
+
+  #sendAgain(frame) {
+    if (frame.type === "message") this.thread.addPending(frame.client_id, frame.text);
+    if (frame.type === "feedback") this.thread.showVote(frame.message_id, frame);
+    this.connection.send(frame);
+  }
+
+  #onAck({ client_id: clientId, key, message_id: messageId, seq }) {
+    const frame = this.#outbox.take(clientId || key);
+    if (clientId) this.thread.confirm(clientId, messageId, seq);
+    if (frame?.type === "feedback") this.#votes.set(frame.message_id, this.#castVotes.get(key) || frame);
+    this.#castVotes.delete(key);
+  }
+
+  #onMessage(message) {
+    if (message.client_id) this.#outbox.take(message.client_id);
+    this.thread.add(message);
+    if (message.role === "user") return;
+    this.#setTyping(false);
+    this.#canSolve ||= canVote(message);
+    if (canVote(message) && this.#solved === false) this.#solved = null;
+    this.#showSolved();
+  }
+
+  #onDelta(delta) {
+    this.thread.grow(delta);
+    this.#setTyping(false);
+  }
+
+  #showVote(messageId, { thumb, reasons = [], comment = "" }) {
+    this.#votes.set(messageId, { thumb, reasons, comment });
+    this.thread.showVote(messageId, { thumb, reasons, comment });
+  }
+
+  #onSettings({ reply, learn }) {
+    this.#settings = { reply, learn };
+    this.shell.setSettings(reply, learn);
+  }
+
+  #onStatus({ status, position }) {
+    const text = status === "bot" ? "" : this.say(position && status === "waiting" ? "status.waiting.position" : `status.${status}`, { position });
+    this.#status = { kind: status === "bot" ? "" : status, text };
+    if (this.connection.online) this.shell.setBanner(this.#status.kind, text);
+    if (status !== "bot") this.#setTyping(false);
+  }
+
+  #onError(error) {
+    if (!this.connection.online) return this.#refusedAtHello(error);
+    const line = this.#errorLine(error);
+    const frame = this.#outbox.take(error.client_id || error.key);
+    if (frame?.type === "message") return this.#messageRefused(frame, line);
+    if (frame?.type === "feedback") this.thread.showVote(frame.message_id, this.#votes.get(frame.message_id) || {});
+    this.shell.showError(line, frame ? () => this.#deliver(frame) : null);
+  }
+
+  #errorLine({ message, retry_after_s: wait }) {
+    const line = message || this.say("error.unknown");
+    return wait ? `${line} ${this.say("error.wait", { seconds: Math.ceil(wait) })}` : line;
+  }
+
+  #messageRefused(frame, line) {
+    this.#setTyping(false);
+    this.thread.fail(frame.client_id, this.say("failed"));
+    this.shell.showError(line, () => this.#resend(frame.client_id, frame.text));
+  }
+
+  /** A conversation the server does not know or give us: start a new one; anything else waits and tries again. */
+  #refusedAtHello(error) {
+    const remembered = loadChat();
+    if (["not_found", "not_allowed"].includes(error.code) && remembered.token) {
+      saveChat({});
+      this.#switchTo();
+      this.shell.showError(this.say("error.lost"));
+    } else if (error.code === "protocol") {
+      this.connection.close();
+      this.shell.setBanner("offline", this.say("error.protocol"));
+    } else {
+      this.shell.showError(this.#errorLine(error));
+      this.connection.retryLater();
+    }
+  }
+
+  // --- small state ------------------------------------------------------------------------------------------------
+
+  #onState(state) {
+    if (state === "online") this.shell.setBanner(this.#status.kind, this.#status.text);
+    else this.shell.setBanner("offline", this.say("offline"), true);
+    if (state === "offline") this.#setTyping(false);
+  }
+
+  #setTyping(on) {
+    clearTimeout(this.#typingTimer);
+    this.thread.typing(on);
+    if (on) this.#typingTimer = setTimeout(() => this.#setTyping(false), GIVE_UP_TYPING_MS);
+    this.shell.setBusy(on || Boolean(this.thread.streaming));
+    this.#showSolved();
+  }
+
+  #showSolved() {
+    const quiet = this.thread.dots.hidden && !this.thread.streaming;
+    this.solved.render(this.#canSolve && quiet, this.#solved);
+  }
+}
+
+/** Waits for the container that the page renders, then starts once. */
+function begin() {
+  const container = document.querySelector("#rejoinder");
+  if (!container || container.dataset.started) return Boolean(container);
+  container.dataset.started = "yes";
+  new Chat(JSON.parse(container.dataset.config)).start(container);
+  return true;
+}
+
+if (!begin()) {
+  const observer = new MutationObserver(() => begin() && observer.disconnect());
+  observer.observe(document.documentElement, { childList: true, subtree: true });
+}

@@ -1,0 +1,172 @@
+// The frame around the conversation: header, menu, banner, composer. Draws and reports clicks; decides nothing.
+
+import { el, icon, iconButton } from "./dom.js";
+
+const MAX_TEXT_CHARS = 4000;
+const COUNT_FROM_CHARS = 3600;
+const MAX_FIELD_HEIGHT_PX = 168;
+
+export class Shell {
+  /** `actions`: {send(text), stop(), handover(), fresh(), setReply(mode), setLearn(on), reconnect()}. */
+  constructor(say, actions, thread, solved) {
+    this.say = say;
+    this.actions = actions;
+    this.banner = el("div", { class: "rj-banner", role: "status", hidden: true });
+    this.notice = el("section", { class: "rj-notice", aria: { label: say("notice.label") } });
+    thread.log.prepend(this.notice);
+    thread.log.append(solved);
+    const body = el("main", { class: "rj-main" }, thread.scroller, thread.jump);
+    this.node = el("div", { class: "rj" }, this.#header(), this.banner, body, this.#composer());
+  }
+
+  #header() {
+    this.name = el("h1", {});
+    this.badgeVersion = el("b", {});
+    this.badgeWord = el("span", { class: "rj-badge-word" });
+    this.badge = el("span", { class: "rj-badge", role: "status" }, el("i", {}), this.badgeWord, el("span", { class: "rj-dot" }, "·"), this.badgeVersion);
+    this.avatar = el("span", { class: "rj-avatar", aria: { hidden: true } });
+    const person = el("button", { type: "button", class: "rj-button rj-person", on: { click: () => this.actions.handover() } }, icon("person"), el("span", {}, this.say("person")));
+    const who = el("div", { class: "rj-whois" }, this.name, el("p", { class: "rj-subtitle" }, this.say("subtitle"), this.badge));
+    return el("header", { class: "rj-header" }, el("div", { class: "rj-header-inner" }, this.avatar, who, el("span", { class: "rj-spring" }), person, this.#menu()));
+  }
+
+  #menu() {
+    const toggle = iconButton("menu", this.say("menu"), () => this.#showMenu(this.menu.hidden));
+    this.toggle = toggle;
+    toggle.setAttribute("aria-expanded", "false");
+    this.menu = el("div", { class: "rj-menu", hidden: true, role: "group", aria: { label: this.say("menu") } }, this.#replyChoice(), this.#learnSwitch(), el("hr"), this.#freshButton());
+    const holder = el("div", { class: "rj-menu-holder" }, toggle, this.menu);
+    document.addEventListener("click", (event) => !holder.contains(event.target) && this.#showMenu(false));
+    holder.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || this.menu.hidden) return;
+      this.#showMenu(false);
+      toggle.focus();
+    });
+    return holder;
+  }
+
+  #showMenu(open) {
+    this.menu.hidden = !open;
+    this.toggle.setAttribute("aria-expanded", String(open));
+  }
+
+  #replyChoice() {
+    const option = (mode) => {
+      const input = el("input", { type: "radio", name: "rj-reply", value: mode, on: { change: () => this.actions.setReply(mode) } });
+      return el("label", { class: "rj-segment" }, input, el("span", {}, this.say(`reply.${mode}`)));
+    };
+    this.replyHint = el("p", { class: "rj-faint" });
+    this.replies = el("fieldset", {}, el("legend", {}, this.say("reply.legend")), el("div", { class: "rj-segments" }, option("approved"), option("generated")), this.replyHint);
+    return this.replies;
+  }
+
+  #learnSwitch() {
+    this.learn = el("input", { type: "checkbox", role: "switch", id: "rj-learn", on: { change: () => this.actions.setLearn(this.learn.checked) } });
+    const label = el("label", { class: "rj-switch", for: "rj-learn" }, el("span", {}, this.say("learn.label")), this.learn, el("i", { aria: { hidden: true } }));
+    return el("div", {}, label, el("p", { class: "rj-faint" }, this.say("learn.hint")));
+  }
+
+  #freshButton() {
+    const start = () => {
+      this.#showMenu(false);
+      this.actions.fresh();
+    };
+    return el("button", { type: "button", class: "rj-menu-item", on: { click: start } }, icon("plus"), this.say("fresh"));
+  }
+
+  #composer() {
+    const label = this.say("composer.label");
+    this.field = el("textarea", { class: "rj-field", rows: 1, maxLength: MAX_TEXT_CHARS, placeholder: this.say("composer.placeholder"), aria: { label } });
+    this.field.addEventListener("keydown", (event) => this.#onKey(event));
+    this.field.addEventListener("input", () => this.#fit());
+    this.sendButton = el("button", { type: "submit", class: "rj-send", title: this.say("send"), aria: { label: this.say("send") } }, icon("send"));
+    this.stopButton = el("button", { type: "button", class: "rj-send rj-stop", hidden: true, title: this.say("stop"), aria: { label: this.say("stop") }, on: { click: () => this.actions.stop() } }, icon("stop"));
+    this.count = el("span", { class: "rj-count", role: "status" });
+    this.error = el("div", { class: "rj-error", role: "alert", hidden: true });
+    const form = el("form", { class: "rj-compose" }, this.field, this.count, this.sendButton, this.stopButton);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#submit();
+    });
+    return el("footer", { class: "rj-footer" }, this.error, form, el("p", { class: "rj-fine" }, this.say("fine")));
+  }
+
+  #onKey(event) {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    this.#submit();
+  }
+
+  #submit() {
+    const text = this.field.value.trim();
+    if (!text || !this.stopButton.hidden) return;
+    this.field.value = "";
+    this.#fit();
+    this.actions.send(text);
+  }
+
+  #fit() {
+    this.field.style.height = "auto";
+    this.field.style.height = `${Math.min(this.field.scrollHeight, MAX_FIELD_HEIGHT_PX)}px`;
+    const length = this.field.value.length;
+    this.count.textContent = length >= COUNT_FROM_CHARS ? `${length} / ${MAX_TEXT_CHARS}` : "";
+  }
+
+  /** Who speaks and what they must say about themselves. */
+  introduce(assistant, aiNotice, humanOffer) {
+    this.name.textContent = assistant;
+    this.avatar.textContent = [...assistant][0] || "";
+    const ask = el("button", { type: "button", class: "rj-link", on: { click: () => this.actions.handover() } }, this.say("person"));
+    this.notice.replaceChildren(el("p", {}, el("strong", {}, aiNotice)), el("p", {}, humanOffer, " ", ask));
+  }
+
+  /** The version that new replies come from; a change is seen and announced. */
+  setVersion(version) {
+    const changed = this.badgeVersion.textContent && this.badgeVersion.textContent !== version;
+    this.badgeVersion.textContent = version;
+    this.badge.title = this.say("version.badge", { version });
+    if (!changed) return;
+    this.badge.classList.remove("rj-changed");
+    requestAnimationFrame(() => this.badge.classList.add("rj-changed"));
+  }
+
+  setSettings(reply, learn) {
+    for (const input of this.replies.querySelectorAll("input")) input.checked = input.value === reply;
+    this.learn.checked = learn;
+    this.badge.classList.toggle("rj-paused", !learn);
+    this.badgeWord.textContent = this.say(learn ? "badge.learning" : "badge.paused");
+  }
+
+  setCanWrite(canWrite) {
+    this.replies.querySelector("input[value=generated]").disabled = !canWrite;
+    this.replyHint.textContent = this.say(canWrite ? "reply.hint" : "reply.unavailable");
+  }
+
+  setBusy(busy) {
+    const hadFocus = document.activeElement === this.stopButton;
+    this.stopButton.hidden = !busy;
+    this.sendButton.hidden = busy;
+    if (hadFocus && !busy) this.field.focus();
+  }
+
+  /** A strip under the header: `offline`, a hand-over state, or nothing (""). */
+  setBanner(kind, text, canRetry = false) {
+    this.banner.hidden = !kind;
+    this.banner.dataset.kind = kind;
+    const again = el("button", { type: "button", class: "rj-link", on: { click: () => this.actions.reconnect() } }, this.say("reconnect"));
+    this.banner.replaceChildren(el("i", { aria: { hidden: true } }), el("span", {}, text), ...(canRetry ? [again] : []));
+  }
+
+  /** One line near the composer; `retry` adds a button. */
+  showError(text, retry = null) {
+    const again = retry && el("button", { type: "button", class: "rj-link", on: { click: () => (this.hideError(), retry()) } }, this.say("retry"));
+    const close = iconButton("close", this.say("dismiss"), () => this.hideError());
+    this.error.replaceChildren(el("span", {}, text), ...(again ? [again] : []), close);
+    this.error.hidden = false;
+  }
+
+  hideError() {
+    this.error.hidden = true;
+    this.error.replaceChildren();
+  }
+}
