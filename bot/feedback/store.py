@@ -9,14 +9,14 @@ when an idempotency key comes back with another body; NotFound when nothing is s
 is not a ConflictError or a NotFound, sending the same thing again is safe.
 
 Layout: `schema` and `migrations` (the file), `store_connection` (opening it), `store_writer` (the writer thread),
-`store_rows` (records to rows), `store_writes`, `store_reads`, `store_reports` (the SQL). All are called through `Store`.
+`store_rows` (records to rows), `store_writes`, `store_reads`, `store_reports` (the SQL). `Store` is the door to all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from bot.conversation import Conversation, Decision, Message, Reward, Signal
 from bot.errors import StoreError
@@ -54,7 +54,7 @@ class Store:
         if readonly:
             self._read(check_migrated)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -175,10 +175,10 @@ class Store:
         return self._read(reads.count_fresh, after_seq)
 
     def window(self, until_seq: int, limit: int, *, holdout: bool = False) -> list[Rated]:
-        """The newest `limit` rewards whose revision in force at `until_seq` is not a withdrawal, oldest first, each with
-        its decision. In force: the highest revision of a (decision_id, scope) with seq <= `until_seq`, so the same call
-        gives the same rows whatever was appended since. Only train_ok ones; `holdout` chooses the gate's share instead
-        of the learner's."""
+        """The newest `limit` rewards whose revision in force at `until_seq` is not a withdrawal, oldest first, each
+        with its decision. In force: the highest revision of a (decision_id, scope) with seq <= `until_seq`, so the same
+        call gives the same rows whatever was appended since. Only train_ok ones; `holdout` chooses the gate's share
+        instead of the learner's."""
         return self._read(reads.window, until_seq, limit, holdout)
 
     def unrated_decisions(self, conversation_id: str) -> list[Decision]:
@@ -207,9 +207,9 @@ class Store:
         return self._read(reads.status, name)
 
     def stats_by_version(self) -> list[dict[str, Any]]:
-        """[{version, replies, up, down, mean_reward, rated, success}] oldest version first. Thumbs and rewards in force;
-        `mean_reward` over the `rated` replies' reply rewards, `success` over outcomes of the conversations the version
-        spoke in; None where there are none."""
+        """[{version, replies, up, down, mean_reward, rated, success}] oldest version first. Thumbs and rewards in
+        force; `mean_reward` over the `rated` replies' reply rewards, `success` over outcomes of the conversations the
+        version spoke in; None where there are none."""
         return self._read(reports.stats_by_version)
 
     def stats_over_time(self, buckets: int = 60) -> list[dict[str, Any]]:

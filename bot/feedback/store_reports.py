@@ -112,9 +112,10 @@ def _without_bucket(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "bucket"}
 
 
+_COUNT = "SELECT count(*) FROM {table}"
 _COUNTED = ("conversations", "messages", "decisions", "act_texts", "signals", "rewards", "updates")
 
 
 def counts(conn: Connection) -> dict[str, int]:
     """Rows per table."""
-    return {table: int(conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in _COUNTED}
+    return {table: int(conn.execute(_COUNT.format(table=table)).fetchone()[0]) for table in _COUNTED}

@@ -17,11 +17,17 @@ from bot.feedback import store_rows as rows
 from bot.feedback.store_connection import Connection, Row
 from bot.feedback.store_records import UpdateRow
 
+_INSERT = "INSERT INTO {table} ({columns}) VALUES ({places})"
+_BY_CLIENT = "SELECT * FROM messages WHERE conversation_id = ? AND client_id = ? AND client_id <> ''"
+_BY_REVISION = """
+SELECT * FROM rewards WHERE decision_id = :decision_id AND scope = :scope AND revision = :revision
+"""
+
 
 def _insert(conn: Connection, table: str, row: Mapping[str, Any]) -> int:
     """Insert one row; table and columns are ours, values are bound. Returns its rowid."""
     columns, places = ", ".join(row), ", ".join(f":{column}" for column in row)
-    return conn.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", row).lastrowid or 0
+    return conn.execute(_INSERT.format(table=table, columns=columns, places=places), row).lastrowid or 0
 
 
 def add_conversation(conn: Connection, conversation: Conversation) -> None:
@@ -46,9 +52,7 @@ def update_conversation(conn: Connection, conversation_id: str, changes: Mapping
 
 def add_user_message(conn: Connection, message: Message) -> tuple[Message, bool]:
     """Insert; returns (stored, is_new)."""
-    by_client = "conversation_id = ? AND client_id = ? AND client_id <> ''"
-    found = conn.execute(f"SELECT * FROM messages WHERE {by_client}", [message.conversation_id, message.client_id])
-    row = found.fetchone()
+    row = conn.execute(_BY_CLIENT, [message.conversation_id, message.client_id]).fetchone()
     if row is None:
         return _append_message(conn, message)
     stored = rows.message_from(row)
@@ -127,10 +131,10 @@ def put_rewards(conn: Connection, rewards: Sequence[Reward], settled_seq: int) -
 
 def _put_reward(conn: Connection, reward: Reward) -> None:
     row = rows.reward_row(reward)
-    by_revision = "decision_id = :decision_id AND scope = :scope AND revision = :revision"
-    stored = conn.execute(f"SELECT * FROM rewards WHERE {by_revision}", row).fetchone()
+    stored = conn.execute(_BY_REVISION, row).fetchone()
     if stored is not None:
-        return _check_same_reward(stored, row)
+        _check_same_reward(stored, row)
+        return
     decision = conn.execute("SELECT train_ok, holdout FROM decisions WHERE id = ?", [reward.decision_id]).fetchone()
     if decision is None:
         raise NotFound(f"no decision {reward.decision_id!r}")

@@ -1,0 +1,163 @@
+"""From signals to rewards: pure, deterministic, explained.
+
+1. Of the signals of one conversation keep those in force: the newest of each (kind, target, author).
+2. Each gives a term by its rule; withdrawn ones and kinds without a rule give none.
+3. A signal about a reply is a `reply` term of that decision; a signal about the conversation is a `conversation` term of
+   the last decision made before it. What came earlier than any decision is nobody's doing.
+4. Terms of one (decision, scope) are summed under the person cap and the clip. Both show as terms of their own, so the
+   terms of a reward always add up to its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from bot.conversation import Decision, RewardTerm, Signal, SignalKind
+from bot.feedback.rules import Rules, RuleSet
+
+REPLY = "reply"
+CONVERSATION = "conversation"
+
+_OUTCOME_TRUST = {"system": 0, "user": 1, "operator": 2, "backoffice": 3}
+"""Whose word on the outcome counts where several spoke: the highest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What one decision earned in one scope, and why. `value` is the sum of its terms; None: nothing any more."""
+
+    decision_id: str
+    scope: str
+    value: float | None
+    terms: tuple[RewardTerm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """One signal's term, before caps."""
+
+    decision_id: str
+    scope: str
+    author: str
+    term: RewardTerm
+
+
+def in_force(signals: Iterable[Signal]) -> list[Signal]:
+    """The newest signal of each (kind, target, author), oldest first."""
+    newest: dict[tuple[str, str, str, str], Signal] = {}
+    for signal in sorted(signals, key=lambda signal: signal.seq):
+        newest[slot(signal)] = signal
+    return sorted(newest.values(), key=lambda signal: signal.seq)
+
+
+def slot(signal: Signal) -> tuple[str, str, str, str]:
+    """What a newer signal must share to take an older one's place."""
+    return (signal.kind, signal.conversation_id, signal.decision_id, signal.author)
+
+
+def rewards_for(decisions: Sequence[Decision], signals: Sequence[Signal], rules: Rules) -> list[Credit]:
+    """What the decisions of one conversation earned, in order of the first signal that speaks of each.
+
+    A decision and scope without any term is absent: unrated, which is not 0.
+    """
+    shares = [share for signal in _heard(in_force(signals)) if (share := _share(signal, decisions, rules.rules))]
+    grouped: dict[tuple[str, str], list[_Share]] = {}
+    for share in _first_of_each_person(shares, rules.caps.person_conversation):
+        grouped.setdefault((share.decision_id, share.scope), []).append(share)
+    return [_credit(decision_id, scope, group, rules) for (decision_id, scope), group in grouped.items()]
+
+
+def _heard(signals: Sequence[Signal]) -> list[Signal]:
+    """All but the outcomes that a more trusted source, or the same source later, has overruled."""
+    outcomes = [signal for signal in signals if signal.kind == SignalKind.OUTCOME]
+    best = max(outcomes, key=lambda signal: (_OUTCOME_TRUST[signal.source], signal.seq), default=None)
+    return [signal for signal in signals if signal.kind != SignalKind.OUTCOME or signal is best]
+
+
+def _share(signal: Signal, decisions: Sequence[Decision], rules: RuleSet) -> _Share | None:
+    worth = _WORTH.get(signal.kind)
+    value = worth(signal, rules) if worth else None
+    target = _target(signal, decisions)
+    if not value or target is None:
+        return None
+    scope = REPLY if signal.decision_id else CONVERSATION
+    return _Share(target, scope, signal.author, RewardTerm(signal.kind.value, value, signal.seq))
+
+
+def _target(signal: Signal, decisions: Sequence[Decision]) -> str | None:
+    """The decision a signal speaks of."""
+    if signal.decision_id:
+        return signal.decision_id if any(decision.id == signal.decision_id for decision in decisions) else None
+    before = [decision for decision in decisions if decision.created_at <= signal.created_at]
+    return before[-1].id if before else None
+
+
+def _first_of_each_person(shares: Iterable[_Share], cap: int) -> list[_Share]:
+    """Drop what a person says about more than `cap` (decision, scope) pairs of the conversation."""
+    spoken: dict[str, set[tuple[str, str]]] = {}
+    kept = []
+    for share in shares:
+        pairs, pair = spoken.setdefault(share.author, set()), (share.decision_id, share.scope)
+        if pair in pairs or len(pairs) < cap:
+            pairs.add(pair)
+            kept.append(share)
+    return kept
+
+
+def _credit(decision_id: str, scope: str, shares: Sequence[_Share], rules: Rules) -> Credit:
+    terms = [share.term for share in shares]
+    for author in dict.fromkeys(share.author for share in shares):
+        cap = rules.caps.person_reward
+        terms += _bounded("person_cap", [share.term for share in shares if share.author == author], -cap, cap)
+    terms += _bounded("clip", terms, rules.clip.low, rules.clip.high)
+    return Credit(decision_id, scope, fsum(term.value for term in terms), tuple(terms))
+
+
+def _bounded(name: str, terms: Sequence[RewardTerm], low: float, high: float) -> list[RewardTerm]:
+    """The term that brings the sum back between the bounds, if it is outside."""
+    total = fsum(term.value for term in terms)
+    excess = min(max(total, low), high) - total
+    return [RewardTerm(name, excess, 0)] if excess else []
+
+
+def _thumb(signal: Signal, rules: RuleSet) -> float | None:
+    if rules.thumb is None or signal.value == 0:
+        return None
+    chips = [chip for chip in dict.fromkeys(signal.label.split("|")) if chip in rules.thumb.reasons]
+    change = fsum(rules.thumb.reasons[chip] for chip in chips)
+    return max(rules.thumb.up + change, 0.0) if signal.value > 0 else min(rules.thumb.down + change, 0.0)
+
+
+def _outcome(signal: Signal, rules: RuleSet) -> float | None:
+    if rules.outcome is None:
+        return None
+    return rules.outcome.solved if signal.value > 0 else rules.outcome.not_solved
+
+
+def _handover(signal: Signal, rules: RuleSet) -> float | None:
+    return rules.handover.value if rules.handover and signal.value else None
+
+
+def _rephrase(signal: Signal, rules: RuleSet) -> float | None:
+    if rules.rephrase is None or signal.value < rules.rephrase.min_similarity:
+        return None
+    return rules.rephrase.value
+
+
+def _csat(signal: Signal, rules: RuleSet) -> float | None:
+    if rules.csat is None or not 1 <= signal.value <= 5:
+        return None
+    share = (signal.value - 1) / 4
+    return rules.csat.worst * (1 - share) + rules.csat.best * share
+
+
+_WORTH: Mapping[SignalKind, Callable[[Signal, RuleSet], float | None]] = {
+    SignalKind.THUMB: _thumb,
+    SignalKind.OUTCOME: _outcome,
+    SignalKind.HANDOVER: _handover,
+    SignalKind.REPHRASE: _rephrase,
+    SignalKind.CSAT: _csat,
+}
+"""What a signal of each kind is worth; kinds that are absent carry no reward."""
