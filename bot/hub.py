@@ -1,0 +1,457 @@
+"""Rooms: every open conversation, its tabs, and the reply being made in it.
+
+A reply belongs to the room, not to a socket, so a dropped connection loses and doubles nothing:
+
+1. a socket enters the room and joins: it gets one snapshot (hello), then everything that happens after it;
+2. a user message is stored, then told, then waits its turn: one reply at a time;
+3. a reply's deltas are told as they come; the whole message is told once it is on disk;
+4. nobody listening for `reconnect_grace_s`: the reply is cancelled; nobody left and nothing running: the room is freed.
+
+Whole messages are told from the store's tail and in its order, so whoever holds `seq` n has been told everything up to
+n. Knows nothing of HTTP, sockets or how a reply is made (`Replier`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+from bot.conversation import Conversation, Delta, Message, Signal
+from bot.domain import Domain
+from bot.errors import RejoinderError
+from bot.feedback.store import Store
+from bot.metrics import Metrics
+from bot.settings import LimitSettings
+from bot.wire import (
+    Busy,
+    DeltaOut,
+    ErrorOut,
+    MessageFrame,
+    MessageOut,
+    PartialOut,
+    ServerFrame,
+    SettingsOut,
+    StatusOut,
+    Unavailable,
+    VersionOut,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 4
+"""Messages of one conversation that may wait for their turn."""
+MAX_REPLIES_PER_PERSON = 4
+"""Conversations of one person in which a reply may be made at the same time."""
+MAX_QUEUED_CHARS = 1 << 20
+"""What a socket may be behind before it is cut off."""
+DRAIN_S = 25.0
+"""How long running replies may go on after the server was told to stop."""
+GOING_AWAY = 1012
+"""Close code "service restart": come back."""
+TOO_SLOW = 1013
+
+
+class Replier(Protocol):
+    """Makes replies (the session)."""
+
+    def reply(self, conversation: Conversation, message: Message) -> AsyncIterator[Delta | Message]:
+        """Deltas, then the stored bot message; nothing at all when the bot should stay silent.
+
+        Cancelling or closing the iterator ends the reply; what was written so far is stored by the replier.
+        """
+
+    def greeting(self) -> str:
+        """The bot's first words in a conversation."""
+
+    async def handover(self, conversation: Conversation) -> Message:
+        """Ask for a person: changes the conversation's status and stores the message that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a tab must know when it joins: everything up to one instant."""
+
+    conversation: Conversation
+    messages: Sequence[Message]
+    signals: Sequence[Signal]
+    partial: PartialOut | None
+
+
+class Listener:
+    """The outgoing side of one socket: a queue that never blocks the room and never grows without end."""
+
+    def __init__(self, max_chars: int = MAX_QUEUED_CHARS) -> None:
+        self._max_chars = max_chars
+        self._frames: deque[str] = deque()
+        self._num_chars = 0
+        self._more = asyncio.Event()
+        self._finished = False
+        self.cut = asyncio.Event()
+        """Set when the other side reads too slowly; whoever owns the socket closes it."""
+        self.close_code = 1000
+
+    def send(self, frame: ServerFrame) -> None:
+        """Queue one frame."""
+        self.send_text(encode(frame))
+
+    def send_text(self, text: str) -> None:
+        """Queue an encoded frame. A frame larger than the whole queue still goes out when it is alone."""
+        if self._finished or self.cut.is_set():
+            return
+        if self._frames and self._num_chars + len(text) > self._max_chars:
+            self.close_code = TOO_SLOW
+            self._frames.clear()
+            self.cut.set()
+            return
+        self._frames.append(text)
+        self._num_chars += len(text)
+        self._more.set()
+
+    def finish(self, code: int) -> None:
+        """Close with `code` once everything queued is sent."""
+        if not self._finished:
+            self._finished = True
+            self.close_code = code
+            self._more.set()
+
+    async def frames(self) -> AsyncIterator[str]:
+        """What to send, in order, until `finish`."""
+        while True:
+            while self._frames:
+                text = self._frames.popleft()
+                self._num_chars -= len(text)
+                yield text
+            if self._finished:
+                return
+            self._more.clear()
+            await self._more.wait()
+
+
+class Hub:
+    """All rooms of this process. Everything here runs on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        replier: Replier,
+        domain: Domain,
+        limits: LimitSettings,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.replier = replier
+        self.domain = domain
+        self.limits = limits
+        self.metrics = metrics
+        self.clock = clock
+        self.draining = False
+        self.num_replies: Counter[str] = Counter()
+        """Person -> conversations in which a reply is being made."""
+        self.rooms: dict[str, Room] = {}
+
+    def enter(self, conversation: Conversation) -> Room:
+        """The conversation's room, held until `leave`."""
+        room = self.rooms.get(conversation.id)
+        if room is None:
+            room = self.rooms[conversation.id] = Room(self, conversation)
+            self.metrics.rooms.set(len(self.rooms))
+        room.num_holders += 1
+        room.keep()
+        return room
+
+    def leave(self, room: Room, listener: Listener) -> None:
+        """A socket is gone."""
+        room.listeners.discard(listener)
+        room.num_holders -= 1
+        if room.num_holders == 0:
+            if room.is_replying:
+                room.expire_later()
+            else:
+                self.free(room)
+
+    def free(self, room: Room) -> None:
+        """Forget an empty room."""
+        room.keep()
+        if self.rooms.get(room.conversation.id) is room:
+            del self.rooms[room.conversation.id]
+        self.metrics.rooms.set(len(self.rooms))
+
+    def turn(self, conversation_id: str) -> AbstractAsyncContextManager[None]:
+        """Hold off other incoming things of a conversation while one is stored and told."""
+        room = self.rooms.get(conversation_id)
+        return nullcontext() if room is None else room.entry
+
+    def tell(self, conversation_id: str, frame: ServerFrame) -> None:
+        """Tell every tab of a conversation, if any is open."""
+        room = self.rooms.get(conversation_id)
+        if room is not None:
+            room.tell(frame)
+
+    def tell_version(self, version: str) -> None:
+        """New replies come from this version."""
+        for room in self.rooms.values():
+            room.tell(VersionOut(version=version))
+
+    async def drain(self, deadline_s: float = DRAIN_S) -> None:
+        """Refuse new messages, let running replies end (at most `deadline_s`), then close every socket with 1012."""
+        self.draining = True
+        running = {room.stop_after_this() for room in self.rooms.values()} - {None}
+        tasks = [task for task in running if task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=deadline_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=deadline_s)
+        for room in list(self.rooms.values()):
+            for listener in list(room.listeners):
+                listener.finish(GOING_AWAY)
+
+
+class Room:
+    """One conversation: its tabs, its waiting messages, its running reply."""
+
+    def __init__(self, hub: Hub, conversation: Conversation) -> None:
+        self._hub = hub
+        self.conversation = conversation
+        self.listeners: set[Listener] = set()
+        self.num_holders = 0
+        self._partial: PartialOut | None = None
+        self._waiting: deque[Message] = deque()
+        self._current: Message | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._told_seq = 0
+        # Reading the store's tail and telling it is one step: messages are told once and in order.
+        self._tail = asyncio.Lock()
+        # One incoming thing at a time, so that what is checked still holds when it is stored.
+        self.entry = asyncio.Lock()
+
+    @property
+    def is_replying(self) -> bool:
+        """Whether a reply is being made."""
+        return self._task is not None
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+    async def join(self, listener: Listener, hello: Callable[[Snapshot], ServerFrame]) -> None:
+        """Give a new tab the snapshot, then everything after it. A message left without a reply gets one now."""
+        async with self._tail:
+            store, conversation_id = self._hub.store, self.conversation.id
+            messages, signals, conversation = await asyncio.to_thread(
+                lambda: (
+                    store.messages(conversation_id),
+                    store.signals(conversation_id),
+                    store.conversation(conversation_id),
+                )
+            )
+            self._tell_tail(messages)
+            self._set(conversation)
+            listener.send(hello(Snapshot(self.conversation, messages, signals, self._partial)))
+            self.listeners.add(listener)
+        if self.conversation.status != "person":
+            for message in _unanswered(messages):
+                self._enqueue(message)
+
+    def tell(self, frame: ServerFrame) -> None:
+        """Tell every tab."""
+        text = encode(frame)
+        for listener in self.listeners:
+            listener.send_text(text)
+
+    async def publish(self) -> None:
+        """Tell every tab the messages that the store holds and they were not told yet, in order."""
+        async with self._tail:
+            self._tell_tail(await asyncio.to_thread(self._hub.store.messages, self.conversation.id, self._told_seq))
+
+    def _tell_tail(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if message.seq > self._told_seq:
+                self._told_seq = message.seq
+                self.tell(MessageFrame(message=MessageOut.of(message, self._hub.domain)))
+            if self._partial is not None and message.id == self._partial.message_id:
+                self._partial = None
+
+    async def refresh(self) -> None:
+        """Read the conversation again and tell a change of who is speaking."""
+        self._set(await asyncio.to_thread(self._hub.store.conversation, self.conversation.id))
+
+    def _set(self, conversation: Conversation) -> None:
+        before, self.conversation = self.conversation.status, conversation
+        if conversation.status != before:
+            self.tell(StatusOut(status=conversation.status))
+
+    # --- messages in --------------------------------------------------------------------------------------------------
+    async def accept(self, message: Message) -> Message:
+        """Store a user message, tell it, and let it wait its turn. A resent one is given back as stored.
+
+        Raises Busy, Unavailable (draining), StoreError, ConflictError.
+        """
+        async with self.entry:
+            self._check_capacity()
+            stored, is_new = await asyncio.to_thread(self._hub.store.add_user_message, message)
+            await self.publish()
+            if is_new:
+                self._hub.metrics.messages.inc()
+            if is_new or await self._lacks_reply(stored):
+                self._enqueue(stored)
+            return stored
+
+    def _check_capacity(self) -> None:
+        if self._hub.draining:
+            raise Unavailable("the server is restarting: send it again in a few seconds")
+        if len(self._waiting) >= MAX_WAITING:
+            raise Busy(f"expected at most {MAX_WAITING} messages waiting for a reply, got another", 2.0)
+        if not self.is_replying and self._hub.num_replies[self.conversation.person_id] >= MAX_REPLIES_PER_PERSON:
+            raise Busy(f"expected at most {MAX_REPLIES_PER_PERSON} replies at once, got another", 2.0)
+
+    async def _lacks_reply(self, stored: Message) -> bool:
+        later = await asyncio.to_thread(self._hub.store.messages, self.conversation.id, stored.seq)
+        return all(message.role == "user" for message in later)
+
+    def _enqueue(self, message: Message) -> None:
+        known = [waiting.id for waiting in self._waiting] + [self._current.id if self._current else ""]
+        if message.id not in known:
+            self._waiting.append(message)
+            self._start_next()
+
+    async def handover(self, signal: Signal) -> Signal:
+        """Store the wish for a person and hand over, unless a person is called already."""
+        async with self.entry:
+            stored = await asyncio.to_thread(self._hub.store.add_signal, signal)
+            await self.refresh()
+            if self.conversation.status not in ("waiting", "person"):
+                await self._hub.replier.handover(self.conversation)
+                await self.publish()
+                await self.refresh()
+            return stored
+
+    async def change(self, reply: str | None, learn: bool | None) -> None:
+        """Store settings of the conversation and tell every tab."""
+        async with self.entry:
+            store = self._hub.store
+            self._set(
+                await asyncio.to_thread(
+                    store.update_conversation, self.conversation.id, reply_mode=reply, learn_ok=learn
+                )
+            )
+            self.tell(SettingsOut.of(self.conversation))
+
+    # --- the reply ----------------------------------------------------------------------------------------------------
+    def _start_next(self) -> None:
+        if self._task is None and self._waiting and not self._hub.draining:
+            self._current = self._waiting.popleft()
+            self._hub.num_replies[self.conversation.person_id] += 1
+            self._hub.metrics.replies_running.inc()
+            self._task = asyncio.create_task(self._reply_to(self._current))
+
+    async def _reply_to(self, message: Message) -> None:
+        end = "cancelled"
+        try:
+            await self.refresh()
+            if self.conversation.status != "person":
+                await self._stream(message)
+            end = "done"
+        except RejoinderError as error:
+            end = "failed"
+            self._tell_error(error, message)
+        except Exception:
+            # The boundary of one reply: its crash must reach neither the room nor other conversations.
+            logger.exception("reply to %s failed", message.id)
+            end = "failed"
+            self._tell_error(RejoinderError("the reply failed; please send your message again"), message)
+        finally:
+            self._hub.metrics.replies.labels(end).inc()
+            await self._end_reply()
+
+    async def _stream(self, message: Message) -> None:
+        started, is_first = self._hub.clock(), True
+        stream = self._hub.replier.reply(self.conversation, message)
+        try:
+            async for item in stream:
+                if is_first:
+                    self._hub.metrics.first_text_s.observe(self._hub.clock() - started)
+                    is_first = False
+                if isinstance(item, Delta):
+                    self._tell_delta(item)
+                else:
+                    await self.publish()
+        finally:
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
+        self._hub.metrics.reply_s.observe(self._hub.clock() - started)
+
+    def _tell_delta(self, delta: Delta) -> None:
+        written = self._partial.text if self._partial and self._partial.message_id == delta.message_id else ""
+        self._partial = PartialOut(message_id=delta.message_id, text=written + delta.text, version=delta.version)
+        self.tell(DeltaOut(message_id=delta.message_id, index=delta.index, text=delta.text, version=delta.version))
+
+    def _tell_error(self, error: RejoinderError, message: Message) -> None:
+        frame = ErrorOut.of(error, client_id=message.client_id)
+        self._hub.metrics.errors.labels(frame.code).inc()
+        self.tell(frame)
+
+    async def _end_reply(self) -> None:
+        try:
+            # A cancelled reply stored what it had written: that is told here.
+            await self.publish()
+            await self.refresh()
+        except RejoinderError:
+            logger.exception("could not read the end of the reply in %s", self.conversation.id)
+        finally:
+            self._partial = None
+            self._current = None
+            self._task = None
+            self._count_reply_out()
+            self._start_next()
+            if self.num_holders == 0 and self._task is None:
+                self._hub.free(self)
+
+    def _count_reply_out(self) -> None:
+        replies, person_id = self._hub.num_replies, self.conversation.person_id
+        replies[person_id] -= 1
+        if not replies[person_id]:
+            del replies[person_id]
+        self._hub.metrics.replies_running.dec()
+
+    def stop(self) -> None:
+        """Cancel the reply being made."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def stop_after_this(self) -> asyncio.Task[None] | None:
+        """Forget waiting messages (they are stored, and answered when their person comes back); the running reply."""
+        self._waiting.clear()
+        return self._task
+
+    # --- nobody listening ---------------------------------------------------------------------------------------------
+    def expire_later(self) -> None:
+        """Cancel the reply unless somebody comes back in time."""
+        self.keep()
+        loop = asyncio.get_running_loop()
+        self._expiry = loop.call_later(self._hub.limits.reconnect_grace_s, self._expire)
+
+    def keep(self) -> None:
+        """Somebody is here: do not expire."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._waiting.clear()
+        self.stop()
+
+
+def _unanswered(messages: Sequence[Message]) -> list[Message]:
+    """User messages after the last reply."""
+    last_reply = max((i for i, message in enumerate(messages) if message.role != "user"), default=-1)
+    return list(messages[last_reply + 1 :])

@@ -1,0 +1,155 @@
+"""HTTP bodies of docs/protocol.md that are not frames too, with the examples OpenAPI shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from bot.conversation import Conversation
+from bot.wire import Comment, Id, Key, MessageOut, ReplyMode
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ErrorBody(_Answer):
+    """One clear line about what went wrong."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+class ErrorAnswer(_Answer):
+    """Every error of the HTTP API."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"error": {"code": "not_found", "message": "message: expected a known id"}}]}
+    )
+
+    error: ErrorBody
+
+
+class NewConversation(_Asked):
+    """Start a conversation."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reply": "approved"}]})
+
+    reply: ReplyMode | None = None
+
+
+class StartedConversation(_Answer):
+    """Its id, and the token that opens it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"conversation_id": "c_0123456789abcdef0123", "token": "p_01.4f2c"}]}
+    )
+
+    conversation_id: str
+    token: str
+
+
+class Thumbs(_Answer):
+    """Votes in force."""
+
+    up: int
+    down: int
+
+
+class ConversationLine(_Answer):
+    """One line of the operator's list."""
+
+    id: str
+    created_at: float
+    status: str
+    last_text: str
+    num_messages: int
+    thumbs: Thumbs
+    versions: list[str]
+
+
+class ConversationList(_Answer):
+    """Newest first; `next` goes into `before` for the next page, null at the end."""
+
+    conversations: list[ConversationLine]
+    next: float | None
+
+
+class ConversationOut(_Answer):
+    """A conversation without its messages."""
+
+    id: str
+    created_at: float
+    domain: str
+    reply: str
+    learn: bool
+    status: str
+
+    @classmethod
+    def of(cls, conversation: Conversation) -> ConversationOut:
+        """As shown to its person."""
+        return cls(
+            id=conversation.id,
+            created_at=conversation.created_at,
+            domain=conversation.domain,
+            reply=conversation.reply_mode,
+            learn=conversation.learn_ok,
+            status=conversation.status,
+        )
+
+
+class Transcript(_Answer):
+    """A whole conversation; the last three are for operators."""
+
+    conversation: ConversationOut
+    messages: list[MessageOut]
+    signals: list[dict[str, Any]] | None = None
+    decisions: list[dict[str, Any]] | None = None
+    rewards: list[dict[str, Any]] | None = None
+
+
+class StoredSignal(_Answer):
+    """It is on disk; `seq` is its place in the store."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seq": 17}]})
+
+    seq: int
+
+
+class OutcomeReport(_Asked):
+    """A business outcome from the back office."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "ticket-42", "conversation_id": "c_01", "solved": True}]}
+    )
+
+    key: Key
+    conversation_id: Id
+    solved: bool
+    comment: Comment = ""
+
+
+class ArticleOut(_Answer):
+    """A help article."""
+
+    id: str
+    title: str
+    answer: str
+
+
+class SignIn(_Asked):
+    """Sign in with the operator key."""
+
+    key: str
+
+
+class SignedIn(_Answer):
+    """The cookie is set; it ends at `expires_at` (epoch s)."""
+
+    expires_at: float

@@ -1,0 +1,125 @@
+"""`/v1/conversations*` and articles: starting a conversation, the operator's list, one transcript."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from bot.conversation import Conversation, Message
+from bot.domain import Domain
+from bot.errors import NotAllowed, NotFound
+from bot.feedback.store import ConversationFilter, ConversationRow, Store
+from bot.routes.access import CallerDep, OperatorDep, ServiceDep
+from bot.routes.bodies import (
+    ArticleOut,
+    ConversationLine,
+    ConversationList,
+    ConversationOut,
+    NewConversation,
+    StartedConversation,
+    Thumbs,
+    Transcript,
+)
+from bot.routes.parts import Service
+from bot.wire import MessageOut, Unavailable
+
+router = APIRouter(tags=["conversations"])
+
+
+async def start_conversation(service: Service, person_id: str, reply: str | None) -> Conversation:
+    """A stored conversation whose first message is the greeting."""
+    if service.hub.draining:
+        raise Unavailable("the server is restarting: try again in a few seconds")
+    check_reply_mode(service, reply)
+    parts, now = service.parts, service.parts.clock()
+    conversation = Conversation(parts.ids.conversation(), person_id, now, parts.domain.name, reply or "approved")
+    greeting = Message(parts.ids.message(), conversation.id, 0, "bot", parts.replier.greeting(), now)
+    await asyncio.to_thread(_store_start, parts.store, conversation, greeting)
+    return conversation
+
+
+def _store_start(store: Store, conversation: Conversation, greeting: Message) -> None:
+    store.add_conversation(conversation)
+    store.add_reply(greeting, None)
+
+
+def check_reply_mode(service: Service, reply: str | None) -> None:
+    """Raises Unavailable when generated replies are asked for and no model here can write."""
+    if reply == "generated" and not service.parts.policy.can_write:
+        raise Unavailable("reply: expected approved, since no model that writes is loaded; got generated")
+
+
+@router.post("/v1/conversations", status_code=201)
+async def start(service: ServiceDep, body: NewConversation) -> StartedConversation:
+    """Start a conversation as a person nobody knows yet. Talk in it over `/ws/chat`."""
+    person_id = service.parts.ids.person()
+    conversation = await start_conversation(service, person_id, body.reply)
+    token = service.parts.identity.person_token(person_id)
+    return StartedConversation(conversation_id=conversation.id, token=token)
+
+
+@router.get("/v1/conversations")
+async def list_conversations(
+    service: ServiceDep,
+    _: OperatorDep,
+    *,
+    q: Annotated[str, Query(max_length=200)] = "",
+    thumb: Annotated[int, Query(ge=-1, le=1)] = 0,
+    version: Annotated[str, Query(max_length=16)] = "",
+    status: Annotated[str, Query(max_length=16)] = "",
+    before: Annotated[float, Query(ge=0)] = 0.0,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> ConversationList:
+    """Conversations, newest first."""
+    wanted = ConversationFilter(q, thumb, version, status, before, limit)
+    rows = await asyncio.to_thread(service.parts.store.list_conversations, wanted)
+    last = rows[-1].conversation.created_at if len(rows) == limit else None
+    return ConversationList(conversations=[_line(row) for row in rows], next=last)
+
+
+def _line(row: ConversationRow) -> ConversationLine:
+    return ConversationLine(
+        id=row.conversation.id,
+        created_at=row.conversation.created_at,
+        status=row.conversation.status,
+        last_text=row.last_text,
+        num_messages=row.num_messages,
+        thumbs=Thumbs(up=row.thumbs_up, down=row.thumbs_down),
+        versions=list(row.versions),
+    )
+
+
+@router.get("/v1/conversations/{conversation_id}", response_model_exclude_none=True)
+async def read_conversation(service: ServiceDep, who: CallerDep, conversation_id: str) -> Transcript:
+    """A whole conversation, for its person and for operators."""
+    store, domain = service.parts.store, service.parts.domain
+    conversation = await asyncio.to_thread(store.conversation, conversation_id)
+    if not who.is_operator and conversation.person_id != who.person_id:
+        raise NotAllowed("conversation: expected one of yours, got somebody else's")
+    return await asyncio.to_thread(_transcript, store, domain, conversation, who.is_operator)
+
+
+def _transcript(store: Store, domain: Domain, conversation: Conversation, for_operator: bool) -> Transcript:
+    messages = [MessageOut.of(message, domain) for message in store.messages(conversation.id)]
+    shown = ConversationOut.of(conversation)
+    if not for_operator:
+        return Transcript(conversation=shown, messages=messages)
+    return Transcript(
+        conversation=shown,
+        messages=messages,
+        signals=[asdict(signal) for signal in store.signals(conversation.id)],
+        decisions=[asdict(decision) for decision in store.conversation_decisions(conversation.id)],
+        rewards=[asdict(reward) for reward in store.rewards_of(conversation.id)],
+    )
+
+
+@router.get("/v1/articles/{article_id}", tags=["articles"])
+async def read_article(service: ServiceDep, article_id: str) -> ArticleOut:
+    """A help article: what a source chip opens."""
+    article = service.parts.domain.articles.get(article_id)
+    if article is None:
+        raise NotFound(f"article: expected a known id, got {article_id[:64]!r}")
+    return ArticleOut(id=article.id, title=article.title, answer=article.answer)

@@ -1,0 +1,126 @@
+"""What every request passes: security headers, a body limit, and signing in before operator pages. Pure ASGI.
+
+They look at `scope["path"]` only: a URL rebuilt from the Host header could say something else than what is routed.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bot.routes.access import is_signed_in
+from bot.routes.failures import answer_of
+from bot.routes.parts import Service
+from bot.wire import TooLarge, Unauthenticated
+
+_SHARED = "base-uri 'none'; object-src 'none'; frame-ancestors 'self'; form-action 'self'"
+API_POLICY = f"default-src 'none'; {_SHARED}"
+LOGIN_POLICY = f"default-src 'none'; style-src 'unsafe-inline'; {_SHARED}"
+# Gradio's pages carry inline scripts and compile the `js=` of events, hence unsafe-inline and unsafe-eval; nothing is
+# ever loaded from, or sent to, another host.
+PAGE_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+    f"worker-src 'self' blob:; {_SHARED}"
+)
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
+}
+_API_PATHS = ("/v1/", "/health/", "/metrics", "/openapi.json")
+PRIVATE_PAGES = ("/operator", "/studio")
+
+
+class SecurityHeaders:
+    """Adds the headers to every HTTP response that does not set them itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _headers_for(path).items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _headers_for(path: str) -> dict[str, str]:
+    if path.startswith(_API_PATHS):
+        return _HEADERS | {"Content-Security-Policy": API_POLICY, "Cache-Control": "no-store"}
+    if path == "/login":
+        return _HEADERS | {"Content-Security-Policy": LOGIN_POLICY, "Cache-Control": "no-store"}
+    return _HEADERS | {"Content-Security-Policy": PAGE_POLICY}
+
+
+class BodyLimit:
+    """Refuses bodies over `max_bytes` on our own routes, announced or streamed."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith((*_API_PATHS, "/login")):
+            await self._app(scope, receive, send)
+            return
+        complaint = f"body: expected at most {self._max_bytes} bytes, got more"
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isascii() and announced.isdigit() and int(announced[:20]) > self._max_bytes:
+            await answer_of(TooLarge(complaint))(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, complaint)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class SignInFirst:
+    """Nobody sees an operator page without the operator's cookie: browsers go to `/login`, programs get 401."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or not _is_private(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        if is_signed_in(connection, self._service):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["method"] in ("GET", "HEAD") and "text/html" in connection.headers.get("accept", ""):
+            await RedirectResponse(f"/login?next={quote(scope['path'], safe='/')}", 303)(scope, receive, send)
+        else:
+            await answer_of(Unauthenticated("expected an operator who signed in"))(scope, receive, send)
+
+
+def _is_private(path: str) -> bool:
+    return any(path == page or path.startswith(f"{page}/") for page in PRIVATE_PAGES)

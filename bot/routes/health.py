@@ -1,0 +1,70 @@
+"""`/health/live`, `/health/ready`, `/metrics`: for whoever runs the server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from bot.errors import RejoinderError
+from bot.routes.access import ServiceDep
+from bot.routes.parts import Readiness, Service
+
+router = APIRouter(tags=["health"])
+
+CHECK_S = 5.0
+"""How long policy and store may take to answer."""
+KEEP_S = 1.0
+"""How long one check's answer is good for."""
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """The event loop runs; nothing else is looked at."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready(service: ServiceDep) -> JSONResponse:
+    """200 when the policy serves and the store writes; 503 with the reason otherwise, and while draining."""
+    problem = await find_problem(service)
+    service.metrics.ready.set(0 if problem else 1)
+    answer: dict[str, Any] = {"ready": not problem} | ({"reason": problem} if problem else {})
+    return JSONResponse(answer, 503 if problem else 200)
+
+
+@router.get("/metrics")
+async def metrics(service: ServiceDep) -> Response:
+    """Prometheus text."""
+    try:
+        for table, count in (await asyncio.to_thread(service.parts.store.counts)).items():
+            service.metrics.rows.labels(table).set(count)
+    except RejoinderError:
+        service.metrics.errors.labels("unavailable").inc()
+    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def find_problem(service: Service) -> str:
+    """Why the service is not ready; empty when it is."""
+    if service.hub.draining:
+        return "draining"
+    now = service.parts.monotonic()
+    if now - service.ready.checked_at >= KEEP_S:
+        service.ready = Readiness(now, await _check(service))
+    return service.ready.problem
+
+
+async def _check(service: Service) -> str:
+    parts = service.parts
+    try:
+        async with asyncio.timeout(CHECK_S):
+            async with parts.policy.lease() as lease:
+                version = lease.version
+            await asyncio.to_thread(parts.store.put_status, "server", {"at": parts.clock(), "version": version})
+    except RejoinderError as error:
+        return str(error)
+    except TimeoutError:
+        return f"policy and store: expected an answer within {CHECK_S:g} s, got none"
+    return ""

@@ -1,0 +1,84 @@
+"""What the routes are given: the parts the composition root connects, and what one app makes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bot.domain import Domain
+from bot.feedback.store import Store
+from bot.hub import Hub, Replier
+from bot.identity import Identity, IdSource
+from bot.limits import TokenBuckets
+from bot.metrics import Metrics
+from bot.policy.types import Policy
+from bot.settings import Settings
+
+if TYPE_CHECKING:
+    from bot.routes.versions import Versions
+
+LOGINS_PER_MIN = 10.0
+"""Attempts to sign in from one address."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppParts:
+    """Everything the service needs, built by the composition root."""
+
+    settings: Settings
+    store: Store
+    replier: Replier
+    policy: Policy
+    versions: Versions
+    domain: Domain
+    identity: Identity
+    ids: IdSource
+    clock: Callable[[], float] = time.time
+    """Epoch seconds: what is written into rows and cookies."""
+    monotonic: Callable[[], float] = time.monotonic
+    """What durations and rate limits are measured with."""
+
+
+@dataclass(slots=True)
+class Readiness:
+    """The last answer of the readiness check, kept for a moment so that probes cost nothing."""
+
+    checked_at: float = float("-inf")
+    problem: str = "not checked yet"
+
+
+@dataclass(slots=True)
+class Service:
+    """One running app: its parts and its own state."""
+
+    parts: AppParts
+    hub: Hub
+    metrics: Metrics
+    messages: TokenBuckets
+    feedback: TokenBuckets
+    logins: TokenBuckets
+    num_sockets: int = 0
+    ready: Readiness = field(default_factory=Readiness)
+
+    @classmethod
+    def of(cls, parts: AppParts) -> Service:
+        """Fresh state around the parts."""
+        limits, metrics = parts.settings.limits, Metrics()
+        hub = Hub(
+            store=parts.store,
+            replier=parts.replier,
+            domain=parts.domain,
+            limits=limits,
+            metrics=metrics,
+            clock=parts.monotonic,
+        )
+        return cls(
+            parts=parts,
+            hub=hub,
+            metrics=metrics,
+            messages=TokenBuckets("messages", limits.messages_per_min, parts.monotonic),
+            feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),
+            logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
+        )

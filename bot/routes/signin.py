@@ -1,0 +1,110 @@
+"""Signing in: `/v1/session` for programs, `/login` for people (a plain form: no script, no external file)."""
+
+from __future__ import annotations
+
+import html
+from typing import Annotated
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from bot.errors import NotAllowed, RejoinderError
+from bot.identity import SESSION_COOKIE, SESSION_S
+from bot.routes.access import ServiceDep, is_own_page
+from bot.routes.bodies import SignedIn, SignIn
+from bot.routes.parts import Service
+from bot.wire import Unauthenticated, http_status
+
+router = APIRouter()
+
+HOME_PAGE = "/operator"
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Sign in - Rejoinder</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 100vh; margin: 0; }}
+form {{ width: min(22rem, 90vw); display: grid; gap: .75rem; }}
+h1 {{ font-size: 1.25rem; margin: 0; }}
+input, button {{ font: inherit; padding: .6rem .75rem; border-radius: .5rem; border: 1px solid #888; }}
+button {{ background: #1d4ed8; border-color: #1d4ed8; color: #fff; cursor: pointer; }}
+.problem {{ color: #c02626; margin: 0; }}
+small {{ opacity: .75; }}
+</style></head><body>
+<form method="post" action="/login">
+<h1>Operators sign in here</h1>
+{problem}<label for="key">Operator key</label>
+<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
+<input type="hidden" name="next" value="{next}">
+<button type="submit">Sign in</button>
+<small>The key is in <code>keys/operator.key</code> in the server's home folder.</small>
+</form></body></html>
+"""
+
+
+@router.post("/v1/session", tags=["session"], response_model=SignedIn)
+async def sign_in(service: ServiceDep, request: Request, body: SignIn) -> Response:
+    """Sign in with the operator key: sets the session cookie."""
+    _check_key(service, request, body.key)
+    answer = SignedIn(expires_at=service.parts.clock() + SESSION_S)
+    return _with_cookie(JSONResponse(answer.model_dump()), service, request)
+
+
+@router.delete("/v1/session", tags=["session"], status_code=204)
+async def sign_out() -> Response:
+    """Forget the session cookie."""
+    response = Response(status_code=204)
+    response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/login", include_in_schema=False)
+async def login_page(next_page: Annotated[str, Query(alias="next", max_length=500)] = HOME_PAGE) -> HTMLResponse:
+    """The form."""
+    return _page(next_page)
+
+
+@router.post("/login", include_in_schema=False)
+async def log_in(service: ServiceDep, request: Request) -> Response:
+    """What the form sends: back to the page that was asked for, signed in."""
+    form = parse_qs((await request.body()).decode(errors="replace"), max_num_fields=10)
+    next_page = form.get("next", [HOME_PAGE])[0]
+    try:
+        _check_key(service, request, form.get("key", [""])[0].strip())
+    except RejoinderError as error:
+        return _page(next_page, str(error), http_status(error))
+    return _with_cookie(RedirectResponse(_local(next_page), 303), service, request)
+
+
+def _check_key(service: Service, request: Request, key: str) -> None:
+    if not is_own_page(request, service):
+        raise NotAllowed("origin: expected this server's own page, got another")
+    service.logins.take(request.client.host if request.client else "")
+    if not service.parts.identity.is_operator_key(key):
+        raise Unauthenticated("key: expected the operator key, got another")
+
+
+def _with_cookie(response: Response, service: Service, request: Request) -> Response:
+    response.set_cookie(
+        SESSION_COOKIE,
+        service.parts.identity.session(service.parts.clock()),
+        max_age=int(SESSION_S),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+def _page(next_page: str, problem: str = "", status: int = 200) -> HTMLResponse:
+    shown = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
+    return HTMLResponse(_PAGE.format(problem=shown, next=html.escape(_local(next_page), quote=True)), status)
+
+
+def _local(page: str) -> str:
+    """A path on this server, or the operator page: never somebody else's address."""
+    # Browsers read a backslash as a slash and drop tabs and newlines, so `/\\evil` and `/<tab>/evil` leave the server.
+    is_local = page.startswith("/") and not page.startswith("//") and page.isprintable() and "\\" not in page
+    return page if is_local else HOME_PAGE

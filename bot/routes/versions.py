@@ -1,0 +1,172 @@
+"""`/v1/versions*`: which versions there are, which one serves, and the operator's levers. For operators."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from bot.conversation import BASE_VERSION
+from bot.errors import AdapterError
+from bot.policy.adapters import Champion, Manifest
+from bot.routes.access import OperatorDep, ServiceDep
+
+router = APIRouter(tags=["versions"])
+
+Reason = Annotated[str, Field(max_length=500)]
+VersionId = Annotated[str, Field(pattern=r"^v\d{6}$", examples=["v000007"])]
+
+
+class Versions(Protocol):
+    """The adapter folder, as these routes use it (`bot.policy.adapters.AdapterStore`)."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the learner may not publish."""
+
+    def versions(self) -> list[str]:
+        """Published versions, oldest first."""
+
+    def verify(self, version: str) -> Manifest:
+        """Its signed manifest. Raises AdapterError, NotFound."""
+
+    def champion(self) -> Champion:
+        """Who serves now."""
+
+    def rollback(self, to: str = "", reason: str = "", by: str = "operator") -> Champion:
+        """Back to `to`, or to the version before this one."""
+
+    def promote(self, version: str, reason: str, by: str = "operator") -> Champion:
+        """Make a version the champion."""
+
+    def freeze(self, reason: str, by: str = "operator") -> None:
+        """Stop publishing."""
+
+    def unfreeze(self, reason: str, by: str = "operator") -> None:
+        """Allow publishing again."""
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Rollback(_Asked):
+    """Go back."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "answers about fees got worse"}]})
+
+    to: VersionId | None = None
+    reason: Reason
+
+
+class Promote(_Asked):
+    """Make a version serve."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "v000007", "reason": "read by hand"}]})
+
+    version: VersionId
+    reason: Reason
+
+
+class Because(_Asked):
+    """Why."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "audit"}]})
+
+    reason: Reason
+
+
+class Standing(BaseModel):
+    """Who serves, and whether learning may publish."""
+
+    champion: str
+    frozen: bool
+
+
+class VersionLine(BaseModel):
+    """One version. `state`: champion, published, base, or damaged."""
+
+    version: str
+    parent: str = ""
+    created_at: float = 0.0
+    state: str
+    gate: dict[str, Any] = {}
+    lineage: dict[str, Any] = {}
+
+
+class VersionList(Standing):
+    """Oldest first."""
+
+    versions: list[VersionLine]
+
+
+@router.get("/v1/versions")
+async def list_versions(service: ServiceDep, _: OperatorDep) -> VersionList:
+    """Every version with its gate report and lineage."""
+    return await asyncio.to_thread(_listed, service.parts.versions)
+
+
+@router.post("/v1/versions/rollback")
+async def roll_back(service: ServiceDep, operator: OperatorDep, body: Rollback) -> Standing:
+    """Serve an earlier version again, at once; learning is frozen until unfrozen."""
+    versions = service.parts.versions
+    await asyncio.to_thread(versions.rollback, body.to or "", body.reason, operator)
+    return await asyncio.to_thread(_standing, versions)
+
+
+@router.post("/v1/versions/promote")
+async def promote(service: ServiceDep, operator: OperatorDep, body: Promote) -> Standing:
+    """Serve a published version."""
+    versions = service.parts.versions
+    await asyncio.to_thread(versions.promote, body.version, body.reason, operator)
+    return await asyncio.to_thread(_standing, versions)
+
+
+@router.post("/v1/versions/freeze")
+async def freeze(service: ServiceDep, operator: OperatorDep, body: Because) -> Standing:
+    """Stop publishing; chat and collecting go on."""
+    versions = service.parts.versions
+    await asyncio.to_thread(versions.freeze, body.reason, operator)
+    return await asyncio.to_thread(_standing, versions)
+
+
+@router.post("/v1/versions/unfreeze")
+async def unfreeze(service: ServiceDep, operator: OperatorDep, body: Because) -> Standing:
+    """Let the learner publish again."""
+    versions = service.parts.versions
+    await asyncio.to_thread(versions.unfreeze, body.reason, operator)
+    return await asyncio.to_thread(_standing, versions)
+
+
+def _standing(versions: Versions) -> Standing:
+    return Standing(champion=versions.champion().version, frozen=versions.frozen)
+
+
+def _listed(versions: Versions) -> VersionList:
+    standing = _standing(versions)
+    base = VersionLine(version=BASE_VERSION, state="champion" if standing.champion == BASE_VERSION else "base")
+    lines = [base] + [_line(versions, version, standing.champion) for version in versions.versions()]
+    return VersionList(champion=standing.champion, frozen=standing.frozen, versions=lines)
+
+
+def _line(versions: Versions, version: str, champion: str) -> VersionLine:
+    try:
+        manifest = versions.verify(version)
+    except AdapterError as error:
+        return VersionLine(version=version, state="damaged", gate={"error": str(error)})
+    return VersionLine(
+        version=version,
+        parent=manifest.parent,
+        created_at=manifest.created_at,
+        state="champion" if version == champion else "published",
+        gate=dict(manifest.gate),
+        lineage=_summary(manifest.lineage),
+    )
+
+
+def _summary(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the long lists of ids."""
+    return {key: value for key, value in lineage.items() if not isinstance(value, list | tuple)}

@@ -1,0 +1,110 @@
+"""The web service: one FastAPI app around the parts it is given.
+
+    frame in -> hub (room of the conversation) -> session (one reply) -> frames out -> store
+
+Owns the order in which a server stops: not ready at once, running replies end, sockets are told to come back (1012).
+Knows nothing of models, pages or the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from bot import wire
+from bot.routes import chat, conversations, failures, feedback, guards, health, learner, signin, versions
+from bot.routes.parts import AppParts, Service
+
+__all__ = ["AppParts", "DrainingServer", "create_app", "drain"]
+
+CHAMPION_POLL_S = 0.25
+"""How soon open pages hear of a new version."""
+_ROUTERS = (chat, conversations, feedback, versions, learner, signin, health)
+
+
+def create_app(parts: AppParts) -> FastAPI:
+    """The app, with its own metrics registry and rooms. Pages are mounted by whoever builds the product."""
+    service = Service.of(parts)
+    app = FastAPI(
+        title="Rejoinder",
+        description="A customer-service chatbot that learns from thumbs. The chat itself is the websocket `/ws/chat`; "
+        "its frames are among the schemas, and docs/protocol.md explains them.",
+        version="1",
+        lifespan=_lifespan,
+        responses=failures.ERRORS,
+        # FastAPI's pages load scripts from another host.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    for module in _ROUTERS:
+        app.include_router(module.router)
+    failures.install(app)
+    app.add_middleware(guards.SignInFirst, service=service)
+    app.add_middleware(guards.BodyLimit, max_bytes=parts.settings.limits.max_frame_bytes)
+    app.add_middleware(guards.SecurityHeaders)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend its schema
+    return app
+
+
+async def drain(app: FastAPI) -> None:
+    """Stop taking work, let running replies end, close every socket with 1012. Safe to call twice."""
+    await app.state.service.hub.drain()
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that drains before it closes connections; uvicorn alone cuts running replies at once."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain (a second Ctrl-C ends it early), then what uvicorn does."""
+        draining = asyncio.create_task(drain(self._app))
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait({draining}, timeout=0.1)
+        draining.cancel()
+        await super().shutdown(sockets)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    watching = asyncio.create_task(_tell_versions(app.state.service))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await drain(app)
+
+
+async def _tell_versions(service: Service) -> None:
+    """Tell open pages when another version becomes champion."""
+    told = ""
+    while True:
+        champion = service.parts.policy.champion
+        if champion != told:
+            told = champion
+            service.metrics.champion.set(int(champion.lstrip("v") or 0))
+            service.hub.tell_version(champion)
+        await asyncio.sleep(CHAMPION_POLL_S)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's schema plus the frames of the websocket, which OpenAPI has no place for."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _, frames = models_json_schema(
+            [(frame, "validation") for frame in wire.FRAMES], ref_template="#/components/schemas/{model}"
+        )
+        schema["components"]["schemas"] |= frames["$defs"]
+        app.openapi_schema = schema
+    return app.openapi_schema
