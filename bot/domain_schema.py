@@ -111,7 +111,7 @@ def parse_yaml(path: Path, text: str, first_line: int = 1) -> Document:
         data = None if node is None else _Walk(path, first_line, lines).value(node, ())
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
-        raise mistake(path, line + first_line, "YAML", word(error.problem or "something else")) from error
+        raise mistake(path, line + first_line, "YAML", word(f"a mistake in it ({error.problem})")) from error
     except (yaml.YAMLError, ValueError) as error:
         raise mistake(path, first_line, "YAML", word(str(error).splitlines()[0])) from error
     return Document(path, data, lines)
