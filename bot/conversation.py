@@ -277,6 +277,16 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a reply on its way to the browser; `index` counts from 0."""
+
+    message_id: str
+    index: int
+    text: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """A chat. `status`: `bot`, `waiting` (for a person), `person`, `resolved`."""
 

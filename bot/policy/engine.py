@@ -17,71 +17,25 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bot.conversation import BASE_VERSION, LegalAct
 from bot.errors import AdapterError, ModelError, NotFound
-from bot.policy.adapters import AdapterStore, CanaryProbe, Manifest
+from bot.policy.adapters import AdapterStore, CanaryProbe
 from bot.policy.causal import CausalPart
 from bot.policy.model import BASE, ActRow, PolicyModel, draw
 from bot.policy.scheduler import MicroBatcher
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest
+from bot.policy.weights import VersionFiles, read_version
 
 log = logging.getLogger(__name__)
 
 PROBE_TOLERANCE = 1e-3
 """Largest difference of a canary's log-probability: ten times what batching and threads change, far below one update."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionFiles:
-    """A verified version, read into memory but not yet in the model."""
-
-    manifest: Manifest
-    encoder: dict[str, Tensor]
-    encoder_config: LoraConfig
-    causal: dict[str, Tensor] | None
-    causal_config: LoraConfig | None
-    value: dict[str, Tensor] | None
-
-
-def read_version(adapters: AdapterStore, version: str) -> VersionFiles:
-    """Verify and read a version; refuses weights that are not finite. Raises AdapterError, NotFound."""
-    manifest = adapters.verify(version)
-    folder = adapters.folder(version)
-    encoder = _finite(load_file(folder / "encoder" / "adapter_model.safetensors"), version)
-    has_causal, has_value = (folder / "causal").is_dir(), (folder / "value.safetensors").exists()
-    return VersionFiles(
-        manifest,
-        encoder,
-        read_lora_config(folder / "encoder"),
-        _finite(load_file(folder / "causal" / "adapter_model.safetensors"), version) if has_causal else None,
-        read_lora_config(folder / "causal") if has_causal else None,
-        _finite(load_file(folder / "value.safetensors"), version) if has_value else None,
-    )
-
-
-def read_lora_config(folder: Path) -> LoraConfig:
-    """A LoRA config from its own file; never from a hub."""
-    config = LoraConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        raise AdapterError(f"{folder}: expected a LoRA adapter, got {type(config).__name__}")
-    config.inference_mode = True
-    return config
-
-
-def _finite(tensors: dict[str, Tensor], version: str) -> dict[str, Tensor]:
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise AdapterError(f"{version}: expected finite weights, got otherwise in {name}")
-    return tensors
 
 
 class Engine:

@@ -109,6 +109,12 @@ class AdaptedModel:
         """The live parameters of one adapter."""
         return {key: p for key, p in self._need().named_parameters() if f".{name}." in key or key.endswith(f".{name}")}
 
+    def config(self, name: str) -> LoraConfig:
+        """The adapter's config with its targets resolved to this architecture's modules."""
+        config = self._need().peft_config[name]
+        assert isinstance(config, LoraConfig)
+        return config
+
     def delete(self, name: str) -> None:
         """Free an adapter."""
         self._need().delete_adapter(name)

@@ -1,0 +1,136 @@
+"""The composition root of the serving process: builds every part once, connects them, runs the server.
+
+Parts never know this module. The pages are loaded by name, since `bot` must not import `ui`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from bot.actions.executor import Actions
+from bot.domain import Domain, load_domain
+from bot.feedback.store import Store
+from bot.identity import Identity, IdSource, home_secret, operator_key
+from bot.knowledge.index import KnowledgeIndex
+from bot.knowledge.retrieval import Retriever
+from bot.policy.adapters import AdapterStore
+from bot.policy.download import find_or_fetch
+from bot.policy.engine import Engine
+from bot.service import AppParts, DrainingServer, create_app
+from bot.session import Session
+from bot.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The parts of a running server that others may ask for."""
+
+    parts: AppParts
+    session: Session
+    engine: Engine
+    retriever: Retriever
+
+
+def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
+    """The models of the settings behind one engine; the causal one is loaded when first needed."""
+    import torch
+
+    from bot.policy.causal import CausalPart
+    from bot.policy.model import EncoderPart, PolicyModel
+
+    if settings.policy.threads:
+        torch.set_num_threads(settings.policy.threads)
+    encoder = EncoderPart(find_or_fetch("encoder", settings))
+
+    def load_causal() -> CausalPart:
+        return CausalPart(find_or_fetch("causal", settings))
+
+    causal = load_causal() if "causal" in settings.policy.parts else None
+    model = PolicyModel(encoder, causal, alpha=settings.policy.causal_alpha)
+    return Engine(model, adapters, temperature=settings.policy.temperature, load_causal=load_causal)
+
+
+@asynccontextmanager
+async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIterator[Serving]:
+    """Open the home, load the models, follow the champion; everything is closed again at the end."""
+    async with AsyncExitStack() as stack:
+        domain = load_domain(settings.domain)
+        store = stack.enter_context(Store(settings.database))
+        adapters = AdapterStore(settings.adapters, home_secret(settings.home))
+        engine = engine or build_engine(settings, adapters)
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        index = KnowledgeIndex(settings.home / "knowledge.db")
+        stack.callback(index.close)
+        retriever = Retriever(domain, index, engine)
+        await retriever.build()
+        ids = IdSource(settings.seed, epoch=sum(store.counts().values()))
+        session = Session(
+            settings=settings,
+            domain=domain,
+            store=store,
+            policy=engine,
+            knowledge=retriever,
+            actions=Actions(settings.home),
+            ids=ids,
+        )
+        following = asyncio.create_task(engine.follow_champion())
+        stack.callback(following.cancel)
+        identity = Identity(home_secret(settings.home), operator_key(settings.home))
+        parts = AppParts(settings, store, session, engine, adapters, domain, identity, ids)
+        yield Serving(parts, session, engine, retriever)
+
+
+def run_server(settings: Settings) -> int:
+    """`rejoinder serve`: until SIGTERM or Ctrl-C. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    started = time.perf_counter()
+    async with serving(settings) as built:
+        app = create_app(built.parts)
+        mount_pages(app, settings, built.parts.domain)
+        server = DrainingServer(uvicorn_config(app, settings), app)
+        log.info("ready to listen after %.1f s", time.perf_counter() - started)
+        await server.serve()
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """No compression (memory per socket, and compressed bombs); frames bounded before they are read."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        ws_max_size=settings.limits.max_frame_bytes,
+        ws_per_message_deflate=False,
+        log_level="warning",
+        timeout_graceful_shutdown=30,
+        server_header=False,
+    )
+
+
+def mount_pages(app: FastAPI, settings: Settings, domain: Domain) -> None:
+    """Chat, operator and studio pages over the app's own routes."""
+    pages = importlib.import_module("ui.app")
+    pages.mount(
+        app,
+        base_url=f"http://{'127.0.0.1' if settings.host == '0.0.0.0' else settings.host}:{settings.port}",  # noqa: S104
+        operator_key=operator_key(settings.home),
+        assistant=domain.assistant,
+        ai_notice=domain.ai_notice,
+        human_offer=domain.human_offer,
+    )

@@ -1,0 +1,428 @@
+"""One user message in, one reply out, and the Decision that made it.
+
+    message -> state -> retrieval -> legal acts -> lease a version -> choose -> act -> text -> (message, decision) stored
+
+Everything costly or outside comes in by a narrow Protocol: policy, retrieval, actions, store. No web, torch or rasa_sdk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from bot import render
+from bot.conversation import (
+    Act,
+    ActKind,
+    Conversation,
+    Decision,
+    Delta,
+    Generated,
+    LegalAct,
+    Message,
+    State,
+    Turn,
+    digest,
+    is_holdout,
+)
+from bot.domain import Domain
+from bot.feedback.signals import rephrase_signal
+from bot.feedback.store import Store
+from bot.language import known_language
+from bot.policy.acts import Candidate, FormStep, legal_acts
+from bot.policy.grounding import ungrounded
+from bot.policy.types import ActRequest, Choice, Lease, Policy, TextRequest
+from bot.settings import Settings
+
+TALK_TO_A_PERSON = "Talk to a person"
+
+
+class Found(Protocol):
+    """What retrieval says of a question, best first."""
+
+    @property
+    def articles(self) -> Sequence[Candidate]:
+        """Candidate articles."""
+
+    @property
+    def triggers(self) -> Sequence[Candidate]:
+        """Responses and actions with their cosines."""
+
+
+class Knowledge(Protocol):
+    """Retrieval over the domain."""
+
+    @property
+    def revision(self) -> str:
+        """Changes with the texts."""
+
+    async def find(self, query: str, num_articles: int) -> Found:
+        """Candidates for a question."""
+
+
+class ActionResult(Protocol):
+    """What an action or a form said and set."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """Bot messages, in order."""
+
+    @property
+    def slots(self) -> dict[str, Any]:
+        """Slots that changed."""
+
+
+class FormFilling(ActionResult, Protocol):
+    """One step of a form."""
+
+    @property
+    def next_slot(self) -> str | None:
+        """What to ask next; None: the form is filled."""
+
+
+class Actions(Protocol):
+    """The domain's rasa-sdk actions."""
+
+    async def run(self, name: str, *, state: State, person_id: str, domain: Domain) -> ActionResult:
+        """Run an action."""
+
+    async def fill(self, form: str, *, state: State, person_id: str, domain: Domain) -> FormFilling:
+        """Take the requested slot from the last message, validate it, say what is asked next."""
+
+
+class Ids(Protocol):
+    """Fresh ids."""
+
+    def message(self) -> str:
+        """Of a message."""
+
+    def decision(self) -> str:
+        """Of a decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """What a conversation remembers between messages besides its words."""
+
+    slots: dict[str, Any] = field(default_factory=dict)
+    active_form: str = ""
+    requested_slot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A message with everything known before the choice."""
+
+    conversation: Conversation
+    state: State
+    tracker: Tracker
+    legal: tuple[LegalAct, ...]
+    form_texts: tuple[str, ...]
+    turn: int
+    retrieval_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What the bot says and how the conversation stands afterwards."""
+
+    text: str
+    tracker: Tracker
+    sources: tuple[str, ...] = ()
+    quick_replies: tuple[str, ...] = ()
+    status: str = ""
+
+
+class Session:
+    """Makes replies for every conversation; holds no conversation itself."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        domain: Domain,
+        store: Store,
+        policy: Policy,
+        knowledge: Knowledge,
+        actions: Actions,
+        ids: Ids,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._domain = domain
+        self._store = store
+        self._policy = policy
+        self._knowledge = knowledge
+        self._actions = actions
+        self._ids = ids
+        self._clock = clock
+        self._performers: dict[ActKind, Callable[[Act, Situation], Awaitable[Spoken]]] = {
+            ActKind.ANSWER: self._answer,
+            ActKind.RESPOND: self._respond,
+            ActKind.RUN: self._run,
+            ActKind.ASK: self._ask,
+            ActKind.CLARIFY: self._clarify,
+            ActKind.HANDOFF: self._handoff,
+        }
+
+    # --- the road of a message --------------------------------------------------------------------------------------
+    async def reply(self, conversation: Conversation, message: Message) -> AsyncIterator[Delta | Message]:
+        """Yield the reply's pieces, then the stored message. Closing the iterator stores what was written so far."""
+        if not known_language(message.text, self._domain.languages):
+            yield await self._say(conversation, self._wording("utter_unknown_language"), (TALK_TO_A_PERSON,))
+            return
+        situation = await self._situation(conversation, message)
+        async with self._policy.lease() as lease:
+            started = time.perf_counter()
+            choice = await lease.choose(self._act_request(situation))
+            choice_ms = (time.perf_counter() - started) * 1000
+            decision = self._decision(situation, choice, lease.version, choice_ms)
+            spoken = await self._perform(Act.parse(decision.act), situation)
+            async for item in self._speak(lease, situation, decision, spoken):
+                yield item
+
+    def greeting(self) -> str:
+        """The bot's first words."""
+        return self._wording("utter_greet")
+
+    async def handover(self, conversation: Conversation) -> Message:
+        """The person asked for a human: note it and say so."""
+        await asyncio.to_thread(self._store.update_conversation, conversation.id, status="waiting")
+        return await self._say(conversation, self._wording("utter_handoff"))
+
+    # --- before the choice ------------------------------------------------------------------------------------------
+    async def _situation(self, conversation: Conversation, message: Message) -> Situation:
+        started = time.perf_counter()
+        messages = await asyncio.to_thread(self._store.messages, conversation.id)
+        messages = [line for line in messages if line.seq <= message.seq]
+        tracker = await asyncio.to_thread(self._tracker, conversation.id)
+        state = _state(conversation.id, messages, tracker)
+        await self._note_rephrase(conversation, messages)
+        tracker, form, texts = await self._advance_form(conversation, state, tracker)
+        found = await self._knowledge.find(render.query_text(state), self._settings.policy.num_candidates)
+        temperature = self._settings.policy.temperature
+        legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form)
+        turn = sum(line.role == "user" for line in messages)
+        took_ms = (time.perf_counter() - started) * 1000
+        return Situation(conversation, state, tracker, legal, texts, turn, took_ms)
+
+    async def _note_rephrase(self, conversation: Conversation, messages: Sequence[Message]) -> None:
+        """Asking the same again speaks against the answer in between."""
+        said = [line for line in messages if line.role == "user"]
+        answers = [line for line in messages if line.decision_id]
+        if len(said) < 2 or not answers or answers[-1].seq < said[-2].seq:
+            return
+        previous = await asyncio.to_thread(self._store.decision, answers[-1].decision_id)
+        signal = rephrase_signal(previous, said[-2].text, said[-1].text, self._clock())
+        if signal is not None:
+            await asyncio.to_thread(self._store.add_signal, signal)
+
+    async def _advance_form(
+        self, conversation: Conversation, state: State, tracker: Tracker
+    ) -> tuple[Tracker, FormStep | None, tuple[str, ...]]:
+        """Let an active form take what it asked for."""
+        if not tracker.active_form:
+            return tracker, None, ()
+        filled = await self._actions.fill(
+            tracker.active_form, state=state, person_id=conversation.person_id, domain=self._domain
+        )
+        action = next(name for name, form in self._domain.action_forms.items() if form == tracker.active_form)
+        asked = Act(ActKind.ASK, filled.next_slot) if filled.next_slot else Act(ActKind.RUN, action)
+        progressed = filled.next_slot != tracker.requested_slot
+        after = replace(tracker, slots=tracker.slots | filled.slots, requested_slot=filled.next_slot or "")
+        return after, FormStep(asked.id, progressed), tuple(filled.texts)
+
+    def _act_request(self, situation: Situation) -> ActRequest:
+        scores_text = "causal" in self._settings.policy.parts
+        prompt = render.choice_prompt(situation.state, self._domain.persona) if scores_text else ""
+        return ActRequest(render.query_text(situation.state), prompt, situation.legal, self._seed(situation, "act"))
+
+    def _decision(self, situation: Situation, choice: Choice, version: str, choice_ms: float) -> Decision:
+        conversation = situation.conversation
+        request = self._act_request(situation)
+        return Decision(
+            id=self._ids.decision(),
+            conversation_id=conversation.id,
+            person_id=conversation.person_id,
+            turn=situation.turn,
+            created_at=self._clock(),
+            query=request.query,
+            query_ids=choice.query_ids,
+            prompt=request.prompt,
+            legal=situation.legal,
+            logprobs=choice.logprobs,
+            chosen=choice.chosen,
+            mode=choice.mode,
+            value=choice.value,
+            version=version,
+            parts=choice.parts,
+            temperature=choice.temperature,
+            knowledge_revision=self._knowledge.revision,
+            train_ok=conversation.learn_ok,
+            holdout=is_holdout(conversation.id, self._settings.learn.holdout_share),
+            timings_ms={"retrieval": round(situation.retrieval_ms, 3), "choice": round(choice_ms, 3)},
+        )
+
+    # --- the acts ---------------------------------------------------------------------------------------------------
+    async def _perform(self, act: Act, situation: Situation) -> Spoken:
+        return await self._performers[act.kind](act, situation)
+
+    async def _answer(self, act: Act, situation: Situation) -> Spoken:
+        article = self._domain.articles[act.target]
+        return Spoken(article.answer, situation.tracker, sources=(article.id,))
+
+    async def _respond(self, act: Act, situation: Situation) -> Spoken:
+        variant = self._domain.responses[act.target][act.variant]
+        return Spoken(variant.text, situation.tracker, quick_replies=variant.buttons)
+
+    async def _clarify(self, act: Act, situation: Situation) -> Spoken:
+        titles = tuple(self._domain.articles[name].title for name in act.target.split("|"))
+        return Spoken(self._wording("utter_clarify"), situation.tracker, quick_replies=titles)
+
+    async def _handoff(self, act: Act, situation: Situation) -> Spoken:
+        return Spoken(self._wording("utter_handoff"), situation.tracker, status="waiting")
+
+    async def _ask(self, act: Act, situation: Situation) -> Spoken:
+        form = situation.tracker.active_form
+        names = (f"utter_ask_{form}_{act.target}", f"utter_ask_{act.target}")
+        name = next((name for name in names if name in self._domain.responses), names[1])
+        variant = self._domain.responses[name][0]
+        text = "\n\n".join((*situation.form_texts, variant.text))
+        return Spoken(text, replace(situation.tracker, requested_slot=act.target), quick_replies=variant.buttons)
+
+    async def _run(self, act: Act, situation: Situation) -> Spoken:
+        """Run an action, or start the form that it needs first."""
+        form = self._domain.action_forms.get(act.target)
+        tracker = situation.tracker
+        if form and tracker.active_form != form:
+            first = self._domain.forms[form][0]
+            empty = {slot: None for slot in self._domain.forms[form]}
+            started = replace(tracker, active_form=form, requested_slot=first, slots=tracker.slots | empty)
+            return await self._ask(Act(ActKind.ASK, first), replace(situation, tracker=started))
+        state = replace(situation.state, slots=tracker.slots)
+        done = await self._actions.run(
+            act.target, state=state, person_id=situation.conversation.person_id, domain=self._domain
+        )
+        text = "\n\n".join((*situation.form_texts, *done.texts))
+        return Spoken(text, Tracker(slots=tracker.slots | done.slots))
+
+    # --- saying it --------------------------------------------------------------------------------------------------
+    async def _speak(
+        self, lease: Lease, situation: Situation, decision: Decision, spoken: Spoken
+    ) -> AsyncIterator[Delta | Message]:
+        message = Message(
+            id=self._ids.message(),
+            conversation_id=decision.conversation_id,
+            seq=0,
+            role="bot",
+            text=spoken.text,
+            created_at=decision.created_at,
+            decision_id=decision.id,
+            act=decision.act,
+            version=lease.version,
+            sources=spoken.sources,
+            quick_replies=spoken.quick_replies,
+        )
+        if not self._generates(situation.conversation, spoken):
+            yield Delta(message.id, 0, message.text, lease.version)
+            yield await self._store_reply(message, decision, spoken)
+            return
+        async for item in self._write(lease, situation, decision, spoken, message):
+            yield item
+
+    def _generates(self, conversation: Conversation, spoken: Spoken) -> bool:
+        """Only answers that rest on articles are reworded: nothing else has a source to hold them to."""
+        return conversation.reply_mode == "generated" and bool(spoken.sources) and self._policy.can_write
+
+    async def _write(
+        self, lease: Lease, situation: Situation, decision: Decision, spoken: Spoken, message: Message
+    ) -> AsyncIterator[Delta | Message]:
+        policy, sources = self._settings.policy, (spoken.text,)
+        prompt = render.reply_prompt(situation.state, self._domain.persona, sources)
+        request = TextRequest(
+            prompt, sources, self._seed(situation, "text"), policy.max_reply_tokens, policy.text_temperature
+        )
+        written, generated, index = "", None, 0
+        pieces = lease.write(request)
+        try:
+            async for piece in pieces:
+                generated = piece.generated
+                if piece.text:
+                    written += piece.text
+                    yield Delta(message.id, index, piece.text, lease.version)
+                    index += 1
+        except (asyncio.CancelledError, GeneratorExit):
+            cut = replace(message, text=written.strip() or "…", stop_reason="cancelled")
+            await asyncio.shield(self._store_reply(cut, decision, spoken))
+            raise
+        yield await self._store_reply(*_written(message, decision, generated, sources), spoken)
+
+    async def _store_reply(self, message: Message, decision: Decision, spoken: Spoken) -> Message:
+        return await asyncio.to_thread(self._store_whole_reply, message, decision, spoken)
+
+    def _store_whole_reply(self, message: Message, decision: Decision, spoken: Spoken) -> Message:
+        self._store.put_status(_tracker_key(message.conversation_id), _as_record(spoken.tracker))
+        stored = self._store.add_reply(message, decision)
+        if spoken.status:
+            self._store.update_conversation(message.conversation_id, status=spoken.status)
+        return stored
+
+    async def _say(self, conversation: Conversation, text: str, quick_replies: tuple[str, ...] = ()) -> Message:
+        """A message that no policy chose: it carries no decision and teaches nothing."""
+        message = Message(
+            id=self._ids.message(),
+            conversation_id=conversation.id,
+            seq=0,
+            role="bot",
+            text=text,
+            created_at=self._clock(),
+            quick_replies=quick_replies,
+        )
+        return await asyncio.to_thread(self._store.add_reply, message, None)
+
+    # --- small things -----------------------------------------------------------------------------------------------
+    def _wording(self, name: str) -> str:
+        return self._domain.responses[name][0].text
+
+    def _tracker(self, conversation_id: str) -> Tracker:
+        record = self._store.status(_tracker_key(conversation_id))
+        initial = {name: slot.initial_value for name, slot in self._domain.slots.items()}
+        return Tracker(**record) if record else Tracker(slots=initial)
+
+    def _seed(self, situation: Situation, purpose: str) -> int:
+        """Of one choice's random stream: fresh, or a function of the run's seed, the conversation and the turn."""
+        if self._settings.seed is None:
+            return secrets.randbits(63)
+        parts = (str(self._settings.seed), situation.conversation.id, str(situation.turn), purpose)
+        return int(digest(*parts), 16) >> 1
+
+
+def _state(conversation_id: str, messages: Sequence[Message], tracker: Tracker) -> State:
+    turns = tuple(Turn(line.role, line.text, line.act) for line in messages if line.role != "system")
+    return State(conversation_id, turns, dict(tracker.slots), tracker.active_form, tracker.requested_slot)
+
+
+def _written(
+    message: Message, decision: Decision, generated: Generated | None, sources: tuple[str, ...]
+) -> tuple[Message, Decision]:
+    """The message and decision of a finished text; text that says what its sources do not is replaced by them."""
+    if generated is None or not generated.text or ungrounded(generated.text, sources):
+        return message, replace(decision, generated=None)
+    written = replace(message, text=generated.text, stop_reason=generated.stop_reason)
+    return written, replace(decision, generated=generated)
+
+
+def _tracker_key(conversation_id: str) -> str:
+    return f"tracker:{conversation_id}"
+
+
+def _as_record(tracker: Tracker) -> dict[str, Any]:
+    return {
+        "slots": tracker.slots,
+        "active_form": tracker.active_form,
+        "requested_slot": tracker.requested_slot,
+    }

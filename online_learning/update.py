@@ -1,0 +1,241 @@
+"""One PPO update on tensors: rows in, new weights and metrics out. Knows no store, folder or gate.
+
+1. the policy as it stands (prox = champion) and the fresh install score the rows once, without gradient;
+2. epochs of minibatches over the acts (encoder part, and the causal part where it scores acts);
+3. epochs over generated text, if any (causal part);
+4. an epoch that moved past the KL bound is the last.
+
+Shapes: B rows of a minibatch, A legal acts, T generated tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bot.conversation import Decision, Generated
+from bot.policy.causal import CausalPart
+from bot.policy.model import BASE, ActRow, PolicyModel, Scored, ValueHead, lora_config
+from online_learning.advantages import Credit
+from online_learning.algorithms import ALGORITHMS
+from online_learning.algorithms.types import LossInputs
+from online_learning.config import LearnerConfig
+
+CURRENT = "current"
+"""Adapter name of the policy being trained."""
+SCORING_BATCH = 64
+Progress = Callable[[str, int, int], None]
+"""(what, done, of how many)."""
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What the rows' acts were worth to the other policies, before the first step. One tensor [A] a row."""
+
+    prox: Sequence[Tensor]
+    start: Sequence[Tensor]
+    states_B_D: Tensor
+
+
+def act_row(decision: Decision) -> ActRow:
+    """What scoring needs of a stored decision."""
+    return ActRow(decision.query_ids, decision.legal, decision.temperature, decision.prompt)
+
+
+class Learner:
+    """The trainable policy: parts with a CURRENT adapter each, a value head, their optimizers."""
+
+    def __init__(self, model: PolicyModel, config: LearnerConfig, writer: CausalPart | None = None) -> None:
+        self.model = model
+        self.config = config
+        self.writer = writer
+        self.value = ValueHead(model.encoder.width).to(model.encoder.device)
+        self.model.encoder.model.create(CURRENT, lora_config(config.rank, config.lora_alpha), trainable=True)
+        if writer is not None:
+            self.attach_writer(writer)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.reset_optimizers()
+
+    def attach_writer(self, writer: CausalPart) -> None:
+        """Train a causal part as well, from now on."""
+        self.writer = writer
+        writer.model.create(CURRENT, lora_config(self.config.text_rank, 2 * self.config.text_rank), trainable=True)
+
+    def reset_optimizers(self) -> None:
+        """Forget momentum: the weights were replaced from outside."""
+        config = self.config
+        act_groups = [
+            {"params": list(self.model.encoder.model.parameters(CURRENT).values()), "lr": config.learning_rate},
+            {"params": list(self.value.parameters()), "lr": config.value_learning_rate, "weight_decay": 0.0},
+        ]
+        if self.model.causal is not None:
+            causal = list(self.model.causal.model.parameters(CURRENT).values())
+            act_groups.append({"params": causal, "lr": config.text_learning_rate})
+        self.optimizers = {"acts": torch.optim.AdamW(act_groups, weight_decay=config.weight_decay)}
+        if self.writer is not None:
+            text = list(self.writer.model.parameters(CURRENT).values())
+            self.optimizers["text"] = torch.optim.AdamW(
+                text, lr=config.text_learning_rate, weight_decay=config.weight_decay
+            )
+
+    # --- scoring without gradient -------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def score(self, decisions: Sequence[Decision], adapter: str) -> list[Tensor]:
+        """Log-probabilities [A] of each decision's legal acts."""
+        return [logprobs_A for scored in self._scored(decisions, adapter) for logprobs_A in _unpadded(scored)]
+
+    @torch.no_grad()
+    def values(self, decisions: Sequence[Decision]) -> dict[str, float]:
+        """V by decision id, under the current weights."""
+        scored = list(self._scored(decisions, CURRENT))
+        if not scored:
+            return {}
+        values_B = self.value(torch.cat([batch.states_B_D for batch in scored])).tolist()
+        return {decision.id: value for decision, value in zip(decisions, values_B, strict=True)}
+
+    def _scored(self, decisions: Sequence[Decision], adapter: str) -> Iterator[Scored]:
+        for start in range(0, len(decisions), SCORING_BATCH):
+            batch = [act_row(decision) for decision in decisions[start : start + SCORING_BATCH]]
+            yield self.model.score(batch, [adapter] * len(batch))
+
+    @torch.no_grad()
+    def references(self, decisions: Sequence[Decision]) -> References:
+        """Prox and start distributions of the rows."""
+        scored = list(self._scored(decisions, CURRENT))
+        prox = [logprobs_A for batch in scored for logprobs_A in _unpadded(batch)]
+        return References(prox, self.score(decisions, BASE), torch.cat([batch.states_B_D for batch in scored]))
+
+    # --- training -----------------------------------------------------------------------------------------------------
+    def update(self, credits: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+        """Train on the rows in place. Returns the mean metrics of the last epoch, `epochs` done among them."""
+        metrics = self._update_acts(credits, rng, progress)
+        written = [credit for credit in credits if credit.decision.generated is not None]
+        if written and self.writer is not None:
+            metrics |= self._update_text(written[-self.config.text_rows_per_update :], rng, progress)
+        return metrics
+
+    def _update_acts(self, credits: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+        references = self.references([credit.decision for credit in credits])
+        means: dict[str, float] = {}
+        for epoch in range(self.config.epochs):
+            seen: list[dict[str, Tensor]] = []
+            for batch in _batches(len(credits), self.config.batch_size, rng):
+                inputs = self._act_inputs([credits[i] for i in batch], batch, references)
+                seen.append(self._step("acts", inputs))
+            progress("acts", epoch + 1, self.config.epochs)
+            means = _means(seen) | {"epochs": float(epoch + 1)}
+            if means["kl_prox"] > self.config.max_kl_prox:
+                break
+        return means
+
+    def _act_inputs(self, credits: Sequence[Credit], batch: Sequence[int], references: References) -> LossInputs:
+        decisions = [credit.decision for credit in credits]
+        scored = self.model.score([act_row(decision) for decision in decisions], [CURRENT] * len(decisions))
+        width, device = scored.logprobs_B_A.shape[1], scored.logprobs_B_A.device
+        prox_B_A = _padded([references.prox[i] for i in batch], width)
+        return LossInputs(
+            act_logprobs_B_A=scored.logprobs_B_A,
+            legal_mask_B_A=scored.mask_B_A,
+            chosen_B=torch.tensor([decision.chosen for decision in decisions], device=device),
+            mu_logprob_B=torch.tensor([decision.logprob for decision in decisions], device=device),
+            prox_logprobs_B_A=prox_B_A,
+            champion_logprobs_B_A=prox_B_A,
+            start_logprobs_B_A=_padded([references.start[i] for i in batch], width),
+            advantages_B=torch.tensor([credit.advantage for credit in credits], device=device, dtype=torch.float32),
+            returns_B=torch.tensor([credit.value_target for credit in credits], device=device, dtype=torch.float32),
+            values_B=self.value(scored.states_B_D),
+            weights_B=torch.ones(len(credits), device=device),
+        )
+
+    def _update_text(self, credits: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+        writer = self._need_writer()
+        references = self.references([credit.decision for credit in credits])
+        texts = [_generated(credit.decision) for credit in credits]
+        with torch.no_grad():
+            prox = [writer.token_logprobs([text], [CURRENT])[0][0] for text in texts]
+        means: dict[str, float] = {}
+        for epoch in range(self.config.text_epochs):
+            seen: list[dict[str, Tensor]] = []
+            for batch in _batches(len(credits), self.config.text_batch_size, rng):
+                with torch.no_grad():
+                    acts = self._act_inputs([credits[i] for i in batch], batch, references)
+                inputs = self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch])
+                seen.append(self._step("text", inputs))
+            progress("text", epoch + 1, self.config.text_epochs)
+            means = _means(seen)
+            if means["text_approx_kl"] > self.config.max_kl_prox:
+                break
+        return {name: value for name, value in means.items() if name.startswith("text_")}
+
+    def _with_text(self, acts: LossInputs, texts: Sequence[Generated], prox: Sequence[Tensor]) -> LossInputs:
+        """The minibatch with its tokens; the act terms are constants here, they had their own epochs."""
+        logprobs_B_T, mask_B_T = self._need_writer().token_logprobs(texts, [CURRENT] * len(texts))
+        width, device = logprobs_B_T.shape[1], logprobs_B_T.device
+        prox_B_T = _padded(prox, width, fill=0.0)
+        mu_B_T = _padded([torch.tensor(text.logprobs, device=device) for text in texts], width, fill=0.0)
+        return replace_tokens(acts, logprobs_B_T, mask_B_T, mu_B_T, prox_B_T)
+
+    def _step(self, optimizer: str, inputs: LossInputs) -> dict[str, Tensor]:
+        loss, metrics = _loss(self.config, inputs)
+        opt = self.optimizers[optimizer]
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in opt.param_groups for p in group["params"]]
+        metrics["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+        opt.step()
+        return metrics
+
+    def _need_writer(self) -> CausalPart:
+        assert self.writer is not None, "text rows need a causal part"
+        return self.writer
+
+
+def replace_tokens(
+    acts: LossInputs, logprobs_B_T: Tensor, mask_B_T: Tensor, mu_B_T: Tensor, prox_B_T: Tensor
+) -> LossInputs:
+    """Loss inputs with token fields filled; the champion is the proximal policy, from which every update starts."""
+    return LossInputs(
+        **{name: getattr(acts, name) for name in LossInputs.__dataclass_fields__ if not name.startswith("token_")},
+        token_logprobs_B_T=logprobs_B_T,
+        token_mask_B_T=mask_B_T,
+        token_mu_B_T=mu_B_T,
+        token_prox_B_T=prox_B_T,
+        token_champion_B_T=prox_B_T,
+    )
+
+
+def _loss(config: LearnerConfig, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+    out = ALGORITHMS[config.algorithm](inputs, config.loss)
+    return out.loss, dict(out.metrics)
+
+
+def _generated(decision: Decision) -> Generated:
+    assert decision.generated is not None
+    return decision.generated
+
+
+def _unpadded(scored: Scored) -> list[Tensor]:
+    counts = scored.mask_B_A.sum(1).tolist()
+    return [row[:count] for row, count in zip(scored.logprobs_B_A, counts, strict=True)]
+
+
+def _padded(rows: Sequence[Tensor], width: int, fill: float = -torch.inf) -> Tensor:
+    """Rows of different lengths as one tensor; what is padded is never read (it is outside the mask)."""
+    return torch.stack([nn.functional.pad(row, (0, width - len(row)), value=fill) for row in rows])
+
+
+def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    order = rng.permutation(count).tolist()
+    for start in range(0, count, size):
+        yield order[start : start + size]
+
+
+def _means(seen: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean of each metric; one host sync for all."""
+    names = sorted(seen[0])
+    table = torch.stack([torch.stack([step[name].float() for name in names]) for step in seen])
+    return dict(zip(names, table.mean(0).tolist(), strict=True))
