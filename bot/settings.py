@@ -116,6 +116,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
 
 _SECTIONS = {"policy": PolicySettings, "learn": LearnSettings, "limits": LimitSettings}
 _ENV_PREFIX = "REJOINDER_"
+_DEBUG = "REJOINDER_DEBUG"
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -135,6 +136,11 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
     return _build(_merge(PROFILES[profile], given))
 
 
+def wants_tracebacks(environ: Mapping[str, str] | None = None) -> bool:
+    """`REJOINDER_DEBUG=1`: show errors with their traceback instead of one line."""
+    return (os.environ if environ is None else environ).get(_DEBUG, "0") not in ("", "0")
+
+
 def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _drop_none(v) if isinstance(v, Mapping) else v for k, v in values.items() if v is not None}
 
@@ -150,7 +156,7 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in environ.items():
-        if not name.startswith(_ENV_PREFIX):
+        if not name.startswith(_ENV_PREFIX) or name == _DEBUG:
             continue
         section, _, key = name[len(_ENV_PREFIX) :].lower().partition("__")
         if key:

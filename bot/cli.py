@@ -1,0 +1,267 @@
+"""The `rejoinder` command: reads flags, builds settings, hands over. Heavy modules are loaded by name, when asked for.
+
+Exit codes: 0 done, 1 the thing asked for failed, 2 wrong use, 130 interrupted. Errors are one line on stderr;
+`REJOINDER_DEBUG=1` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bot.errors import ConfigError, DomainError, RejoinderError
+from bot.settings import PROFILES, Settings, load_settings, wants_tracebacks
+
+Handler = Callable[[Settings, argparse.Namespace], int]
+
+BENCHES: Mapping[str, str] = {"gate": "online_learning.bench.gate_curve:main"}
+"""Benchmark -> where it is."""
+LATER = ("export", "erase")
+NOISE = ("clean", "mild", "realistic")
+_ALONE = ("-h", "--help", "--version")
+_PASSED_ON = ("home", "domain", "profile", "seed")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print its usage and leave; knows no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """One clear line."""
+        raise ConfigError(f"{message} (try {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return 130
+    except (RejoinderError, OSError) as error:
+        if wants_tracebacks():
+            raise
+        print(f"rejoinder: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError | DomainError) else 1
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """All options of a command line. Global ones may stand anywhere. Raises ConfigError."""
+    found, rest = _global_options().parse_known_args(argv)
+    if rest and rest[0].startswith("-") and rest[0] not in _ALONE:
+        raise ConfigError(f"{rest[0]}: unknown option (try rejoinder --help)")
+    return _commands().parse_args(rest, found)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings that these options ask for. Raises ConfigError."""
+    named = {name: getattr(args, name, None) for name in ("home", "domain", "port", "seed", "profile", "host")}
+    return load_settings(_nest(args.set or []) | {name: value for name, value in named.items() if value is not None})
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        args = parse(argv)
+    except SystemExit as left:  # --help and --version print and leave
+        return int(left.code or 0)
+    if args.command in LATER:
+        raise ConfigError(f"{args.command}: not in this version")
+    args.passed_on = _passed_on(args)
+    settings = settings_of(args)
+    return HANDLERS[args.command](settings, args)
+
+
+def _load(where: str) -> Callable[..., int]:
+    """A function by `module:name`. Raises RejoinderError when this installation lacks it."""
+    module, _, name = where.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("bot", "online_learning", "ui"):
+            raise
+        raise RejoinderError(f"{module} is not in this installation ({error})") from error
+
+
+def _by_name(where: str) -> Handler:
+    def load_and_call(settings: Settings, args: argparse.Namespace) -> int:
+        return _load(where)(settings, args)
+
+    return load_and_call
+
+
+def _serve(settings: Settings, _args: argparse.Namespace) -> int:
+    return _load("bot.compose:run_server")(settings)
+
+
+def _bench(settings: Settings, args: argparse.Namespace) -> int:
+    return _load(BENCHES[args.bench])(settings, args)
+
+
+def _rules(settings: Settings, args: argparse.Namespace) -> int:
+    """Check the domain's reward rules, or a file."""
+    from bot.domain import load_domain
+    from bot.feedback.rules import load_rules
+
+    path = Path(args.file) if args.file else load_domain(settings.domain).rewards_path
+    rules = load_rules(path)
+    if args.json:
+        print(json.dumps({"ok": True, "file": str(path), "version": rules.version, "rules_hash": rules.rules_hash}))
+    else:
+        print(f"{path}: version {rules.version}, hash {rules.rules_hash}: all well")
+    return 0
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "up": _by_name("bot.up:main"),
+    "serve": _serve,
+    "learn": _by_name("online_learning.loop:main"),
+    "simulate": _by_name("online_learning.simulate.run:main"),
+    "eval": _by_name("online_learning.evaluate:main"),
+    "bench": _bench,
+    "rules": _rules,
+    "versions": _by_name("bot.policy.adapters:command"),
+    "doctor": _by_name("bot.doctor:main"),
+}
+
+
+def _nest(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["learn.quorum=1"]` -> `{"learn": {"quorum": "1"}}`. Raises ConfigError."""
+    nested: dict[str, Any] = {}
+    for pair in pairs:
+        key, given, value = pair.partition("=")
+        section, _, field = key.partition(".")
+        if not given or not section:
+            raise ConfigError(f"--set: expected KEY=VALUE, got {pair!r}")
+        if field:
+            nested.setdefault(section, {})[field] = value
+        else:
+            nested[section] = value
+    return nested
+
+
+def _passed_on(args: argparse.Namespace) -> list[str]:
+    """The global options as given, for child processes; the port and host are settled by the parent."""
+    options = []
+    for name in _PASSED_ON:
+        if (value := getattr(args, name)) is not None:
+            options += [f"--{name}", str(value)]
+    for pair in args.set or []:
+        options += ["--set", pair]
+    return options
+
+
+def _global_options(**options: Any) -> Parser:
+    parser = Parser(prog="rejoinder", add_help=False, **options)
+    group = parser.add_argument_group("global options (before or after the command)")
+    group.add_argument("--home", metavar="DIR", help="database, versions, logs (default ~/.rejoinder)")
+    group.add_argument("--domain", metavar="NAME|DIR", help="a shipped domain or a folder (default bank)")
+    group.add_argument("--port", type=_number("port", 0, 65535), metavar="N", help="default 7860; 0: any free one")
+    group.add_argument("--seed", type=_number("seed", 0, 2**63 - 1), metavar="N", help="reproduce ids and sampling")
+    group.add_argument("--profile", choices=tuple(PROFILES), help="demo: one person can watch it learn")
+    group.add_argument("--json", action="store_true", help="one JSON object as the last line on stdout")
+    group.add_argument("--set", action="append", metavar="KEY=VALUE", help="any setting: learn.quorum=1")
+    return parser
+
+
+def _commands() -> Parser:
+    shown = _global_options(argument_default=argparse.SUPPRESS)  # read in the first pass; here only for --help
+    parser = Parser(prog="rejoinder", description="A chatbot that learns online from thumbs.", parents=[shown])
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_running, _add_measuring, _add_keeping):
+        add(commands)
+    return parser
+
+
+def _add_running(commands: Any) -> None:
+    up = commands.add_parser("up", help="server and learner under one supervisor")
+    up.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    up.add_argument("--open", action="store_true", help="open the chat page when ready")
+    up.add_argument("--no-learn", action="store_true", help="without the learner")
+    serve = commands.add_parser("serve", help="the server alone")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    commands.add_parser("learn", help="the learner alone")
+
+
+def _add_measuring(commands: Any) -> None:
+    simulate = commands.add_parser("simulate", help="simulated users talk and vote; the learner learns")
+    _add_data(simulate)
+    simulate.add_argument("--turns", type=_number("turns", 1, 10**9), default=1000, metavar="N")
+    simulate.add_argument("--noise", choices=NOISE, default="mild", help="how well the thumbs tell the truth")
+    simulate.add_argument("--rate", type=_share, default=0.2, metavar="R", help="share of replies that get a thumb")
+    simulate.add_argument("--async", dest="asynchronous", action="store_true", help="do not wait for the learner")
+    simulate.add_argument("--taste", metavar="NAME", help="the style of generated replies that users like")
+    simulate.add_argument("--reply", choices=("approved", "generated"), default="approved")
+    simulate.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="repeat K times")
+    evaluate = commands.add_parser("eval", help="accuracy of a version on labelled questions")
+    _add_data(evaluate)
+    evaluate.add_argument("--version", metavar="V", help="default: the one that serves")
+    bench = commands.add_parser("bench", help="measure one thing")
+    bench.add_argument("bench", choices=tuple(BENCHES))
+    _add_data(bench)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=_file, metavar="F.jsonl", help='rows {"text", "answer"}')
+    parser.add_argument("--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="more knowledge rows")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where curves and reports go")
+
+
+def _add_keeping(commands: Any) -> None:
+    versions = commands.add_parser("versions", help="list, roll back, promote, freeze")
+    acts = versions.add_subparsers(dest="versions_command", required=True, metavar="ACT")
+    for act in ("list", "rollback", "promote", "freeze", "unfreeze"):
+        parser = acts.add_parser(act)
+        if act in ("rollback", "promote"):
+            parser.add_argument("version", nargs="?" if act == "rollback" else None, metavar="VERSION")
+        parser.add_argument("--reason", default="", help="kept in the audit log")
+    rules = commands.add_parser("rules", help="check reward rules")
+    rules.add_argument("rules_command", choices=("check",))
+    rules.add_argument("file", nargs="?", metavar="FILE", help="default: the domain's rewards.yml")
+    commands.add_parser("doctor", help="check what Rejoinder needs here")
+    for later in LATER:
+        commands.add_parser(later, help="not in this version").add_argument("rest", nargs=argparse.REMAINDER)
+
+
+def _number(name: str, low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{name}: expected a whole number from {low} to {high}, got {text!r}")
+        return int(text)
+
+    return read
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 < share <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got {text!r}")
+    return share
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"expected a file, got {text!r}")
+    return path
+
+
+def _version() -> str:
+    try:
+        return f"rejoinder {version('rejoinder')}"
+    except PackageNotFoundError:
+        return "rejoinder (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
