@@ -44,5 +44,7 @@ def _surface_tokens() -> dict[str, str]:
         "button_secondary_background_fill": "var(--rj-card)",
         "button_secondary_background_fill_hover": "var(--rj-sunken)",
         "button_secondary_text_color": "var(--rj-ink)",
+        "button_secondary_border_color": "var(--rj-line-strong)",
+        "input_border_width": "1px",
     }
-    return tokens | {f"{name}_dark": value for name, value in tokens.items()}
+    return tokens | {f"{name}_dark": value for name, value in tokens.items()} | {"button_border_width": "1px"}
