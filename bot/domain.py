@@ -208,6 +208,8 @@ def _load_folder(folder: Path) -> Domain:
     check(document, _DOMAIN)
     domain = _build(folder, document, articles)
     check_domain(document, domain)
+    if not domain.rewards_path.is_file():
+        raise mistake(domain.rewards_path, 1, "a file with reward rules", NOTHING)
     tests = tuple(test for path in _files(folder / "tests", ".yml") for test in _read_tests(path, domain))
     return _with_tests(domain, tests)
 

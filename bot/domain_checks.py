@@ -17,7 +17,14 @@ from bot.domain_schema import NOTHING, At, Document, mistake, one_line, read_tex
 if TYPE_CHECKING:
     from bot.domain import Domain
 
-REQUIRED_RESPONSES = ("utter_out_of_scope", "utter_handoff", "utter_unknown_language", "utter_action_failed")
+REQUIRED_RESPONSES = (
+    "utter_greet",
+    "utter_clarify",
+    "utter_out_of_scope",
+    "utter_handoff",
+    "utter_unknown_language",
+    "utter_action_failed",
+)
 """What the bot must always be able to say."""
 
 
