@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -107,11 +107,9 @@ class _Tab:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             if self._room is not None:
                 self._service.hub.leave(self._room, listener)
+            await _end(tasks)
         if listener.close_code == TOO_SLOW:
             self._service.metrics.slow_readers.inc()
         with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
@@ -265,6 +263,16 @@ class _Tab:
             stored = await room.handover(signal)
         self._service.metrics.signals.labels(signal.kind.value).inc()
         self._listener.send(AckOut(kind=frame.type, key=frame.key, seq=stored.seq))
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    # Not gather: cancelled from outside, it raises a CancelledError that anyio does not know for its own.
+    done, _ = await asyncio.wait(tasks)
+    for task in done:
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("socket failed", exc_info=task.exception())
 
 
 def _text_of(event: Mapping[str, Any], limits: LimitSettings) -> str:

@@ -1,0 +1,238 @@
+"""A whole service on scripted parts: real store, real app, real sockets; only the policy and the clock are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from websockets.asyncio.client import ClientConnection, connect
+
+from bot.conversation import Conversation, Delta, LegalAct, Message
+from bot.domain import Article, Domain, Variant
+from bot.feedback.store import Store
+from bot.identity import Identity, IdSource
+from bot.policy.adapters import AdapterStore
+from bot.policy.scripted import ScriptedPolicy
+from bot.policy.types import ActRequest, TextRequest
+from bot.service import AppParts, DrainingServer, create_app
+from bot.settings import LimitSettings, Settings
+from tests.builders import make_decision
+
+OPERATOR_KEY = "operator-key-for-tests"
+LEGAL = (LegalAct("answer:card_arrival", ("When will my card come?",), 1.0), LegalAct("handoff", (), 0.0))
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class ScriptedReplier:
+    """A small session: one choice and one streamed text by the policy, stored with its decision."""
+
+    def __init__(self, store: Store, policy: ScriptedPolicy, ids: IdSource, clock: Clock) -> None:
+        self._store = store
+        self._policy = policy
+        self._ids = ids
+        self._clock = clock
+        self.crash: Exception | None = None
+        self.num_replies = 0
+
+    async def reply(self, conversation: Conversation, message: Message) -> AsyncIterator[Delta | Message]:
+        self.num_replies += 1
+        if self.crash is not None:
+            raise self.crash
+        async with self._policy.lease() as lease:
+            choice = await lease.choose(ActRequest(message.text, "", LEGAL, seed=0))
+            reply_id, decision_id, written = self._ids.message(), self._ids.decision(), ""
+            decision = make_decision(
+                id=decision_id,
+                conversation_id=conversation.id,
+                person_id=conversation.person_id,
+                turn=message.seq,
+                legal=LEGAL,
+                logprobs=choice.logprobs,
+                version=lease.version,
+            )
+
+            def reply_of(text: str, stop_reason: str) -> Message:
+                fields = {"decision_id": decision_id, "act": decision.act, "sources": ("card_arrival",)}
+                return Message(
+                    reply_id, conversation.id, 0, "bot", text, self._clock(),
+                    version=lease.version, stop_reason=stop_reason, **fields,
+                )  # fmt: skip
+
+            index = 0
+            try:
+                async for piece in lease.write(TextRequest("", (), seed=0)):
+                    written += piece.text
+                    yield Delta(reply_id, index, piece.text, lease.version)
+                    index += 1
+            except (asyncio.CancelledError, GeneratorExit):
+                await asyncio.shield(asyncio.to_thread(self._store.add_reply, reply_of(written, "cancelled"), decision))
+                raise
+            yield await asyncio.to_thread(self._store.add_reply, reply_of(written, "stop"), decision)
+
+    def greeting(self) -> str:
+        return "Hello, how can I help?"
+
+    async def handover(self, conversation: Conversation) -> Message:
+        await asyncio.to_thread(self._store.update_conversation, conversation.id, status="waiting")
+        message = Message(self._ids.message(), conversation.id, 0, "bot", "A person will come.", self._clock())
+        return await asyncio.to_thread(self._store.add_reply, message, None)
+
+
+@dataclass(slots=True)
+class Rig:
+    """The app and the knobs of its parts."""
+
+    app: FastAPI
+    parts: AppParts
+    store: Store
+    policy: ScriptedPolicy
+    replier: ScriptedReplier
+    versions: AdapterStore
+    clock: Clock
+    """Epoch."""
+    ticks: Clock
+    """Monotonic."""
+
+    @property
+    def hub(self) -> Any:
+        return self.app.state.service.hub
+
+
+def make_domain(**overrides: Any) -> Domain:
+    """A bank with one article."""
+    fields: dict[str, Any] = {
+        "name": "bank",
+        "folder": Path("bank"),
+        "assistant": "Bea",
+        "persona": "",
+        "languages": ("en",),
+        "ai_notice": "I am an AI assistant.",
+        "human_offer": "You can ask for a person at any time.",
+        "articles": {"card_arrival": Article("card_arrival", "When your card comes", "In 5 days.", ())},
+        "responses": {"utter_greet": (Variant("Hello"),)},
+        "slots": {},
+        "forms": {},
+        "actions": (),
+        "triggers": {},
+        "action_forms": {},
+        "tests": (),
+    }
+    return Domain(**fields | overrides)
+
+
+@contextmanager
+def open_rig(home: Path, *, store: Store | None = None, tokens: Sequence[str] = (), **limits: Any) -> Iterator[Rig]:
+    """A rig whose home is `home`; `limits` are fields of LimitSettings."""
+    clock, ticks, ids = Clock(), Clock(), IdSource()
+    policy = ScriptedPolicy(tokens=tokens or ("In", " five", " days."))
+    with store or Store(home / "rejoinder.db") as opened:
+        replier = ScriptedReplier(opened, policy, ids, clock)
+        versions = AdapterStore(home / "adapters", b"s" * 32)
+        parts = AppParts(
+            settings=Settings(home, allowed_origins=("https://shop.example",), limits=LimitSettings(**limits)),
+            store=opened,
+            replier=replier,
+            policy=policy,
+            versions=versions,
+            domain=make_domain(),
+            identity=Identity(b"s" * 32, OPERATOR_KEY),
+            ids=ids,
+            clock=clock,
+            monotonic=ticks,
+        )
+        yield Rig(create_app(parts), parts, opened, policy, replier, versions, clock, ticks)
+
+
+class Tab:
+    """One open chat page, over a real socket."""
+
+    def __init__(self, socket_: ClientConnection) -> None:
+        self.socket = socket_
+        self.frames: list[dict[str, Any]] = []
+        self.hello: dict[str, Any] = {}
+
+    async def send(self, **frame: Any) -> None:
+        await self.socket.send(json.dumps(frame))
+
+    async def next(self, *types: str) -> dict[str, Any]:
+        """The next frame of one of these types (any, when none is named)."""
+        while True:
+            frame: dict[str, Any] = json.loads(await asyncio.wait_for(self.socket.recv(), 10))
+            self.frames.append(frame)
+            if not types or frame["type"] in types:
+                return frame
+
+    async def next_reply(self) -> dict[str, Any]:
+        """The next whole message by the bot."""
+        while True:
+            message: dict[str, Any] = (await self.next("message"))["message"]
+            if message["role"] == "bot":
+                return message
+
+    async def say_hello(self, **fields: Any) -> dict[str, Any]:
+        await self.send(type="hello", protocol=1, **fields)
+        self.hello = await self.next("hello")
+        return self.hello
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        return {key: self.hello[key] for key in ("conversation_id", "token")}
+
+
+@dataclass(slots=True)
+class Live:
+    """A running server."""
+
+    port: int
+    server: DrainingServer
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def socket(self, **options: Any) -> AsyncIterator[Tab]:
+        """A socket that has not said hello."""
+        url = f"ws://127.0.0.1:{self.port}/ws/chat"
+        async with connect(url, compression=None, max_size=None, open_timeout=10, close_timeout=1, **options) as opened:
+            yield Tab(opened)
+
+    @asynccontextmanager
+    async def tab(self, **hello: Any) -> AsyncIterator[Tab]:
+        """A page that has said hello."""
+        async with self.socket() as tab:
+            await tab.say_hello(**hello)
+            yield tab
+
+
+@asynccontextmanager
+async def live(app: FastAPI) -> AsyncIterator[Live]:
+    """The app on a free loopback port, drained at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(
+            app, ws_per_message_deflate=False, ws_max_size=1 << 20, log_level="error", timeout_graceful_shutdown=2
+        )
+        server = DrainingServer(config, app)
+        serving = asyncio.create_task(server.serve([listening]))
+        try:
+            yield Live(listening.getsockname()[1], server)
+        finally:
+            server.should_exit = True
+            await serving
