@@ -125,9 +125,14 @@ def _bounded(name: str, terms: Sequence[RewardTerm], low: float, high: float) ->
 def _thumb(signal: Signal, rules: RuleSet) -> float | None:
     if rules.thumb is None or signal.value == 0:
         return None
-    chips = [chip for chip in dict.fromkeys(signal.label.split("|")) if chip in rules.thumb.reasons]
-    change = fsum(rules.thumb.reasons[chip] for chip in chips)
-    return max(rules.thumb.up + change, 0.0) if signal.value > 0 else min(rules.thumb.down + change, 0.0)
+    if signal.value > 0:
+        return max(rules.thumb.up + _adjustment(signal, rules.thumb.up_reasons), 0.0)
+    return min(rules.thumb.down + _adjustment(signal, rules.thumb.down_reasons), 0.0)
+
+
+def _adjustment(signal: Signal, reasons: Mapping[str, float]) -> float:
+    """The sum over the chips that have a rule; a chip sent twice counts once."""
+    return fsum(reasons.get(chip, 0.0) for chip in set(signal.label.split("|")))
 
 
 def _outcome(signal: Signal, rules: RuleSet) -> float | None:

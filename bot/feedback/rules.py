@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -30,13 +30,15 @@ class ThumbRule:
 
     up: float
     down: float
-    reasons: Mapping[str, float] = field(default_factory=dict)
-    """Reason chip -> what it adds to the thumb it came with. It can cancel a thumb, never turn it round."""
+    up_reasons: Mapping[str, float] = field(default_factory=dict)
+    """Reason chip -> what it adds to a thumb up. It can cancel the thumb, never turn it round."""
+    down_reasons: Mapping[str, float] = field(default_factory=dict)
+    """The same for a thumb down."""
 
     def heaviest(self) -> float:
         """The largest absolute value that this rule can give."""
-        praise = sum(change for change in self.reasons.values() if change > 0)
-        blame = sum(change for change in self.reasons.values() if change < 0)
+        praise = sum(change for change in self.up_reasons.values() if change > 0)
+        blame = sum(change for change in self.down_reasons.values() if change < 0)
         return max(self.up + praise, -(self.down + blame))
 
 
@@ -135,7 +137,7 @@ def parse_rules(text: str, source: str = "rewards.yml") -> Rules:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DomainError(f"{source}:{line}: expected YAML, got {problem}") from error
+        raise DomainError(f"{source}:{line}: expected YAML, got a mistake: {problem}") from error
     if root is None:
         raise DomainError(f"{source}:1: expected rules, got an empty file")
     rules = _Reader(source).record(Rules, root, "rules file")
@@ -164,9 +166,9 @@ class _Reader:
 
     def value(self, kind: Any, node: yaml.Node, name: str) -> Any:
         """One value of a declared type."""
-        optional = [option for option in getattr(kind, "__args__", ()) if option is not type(None)]
-        if type(None) in getattr(kind, "__args__", ()):
-            return self.value(optional[0], node, name)
+        options = get_args(kind)
+        if type(None) in options:
+            return None if node.tag == _NULL else self.value(options[0], node, name)
         if kind == Mapping[str, float]:
             return {key.value: self._number(child, f"{name}.{key.value}") for key, child in self._items(node, name)}
         if kind is float:
@@ -206,7 +208,7 @@ class _Reader:
         raise DomainError(f"{self._source}:{node.start_mark.line + 1}: expected {expected}, got {got}")
 
 
-_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_INT, _FLOAT, _NULL = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "null"))
 
 
 def _required(declared: Field[Any]) -> bool:

@@ -1,7 +1,7 @@
 """The reads the loop rests on: functions of (connection, ...). Rows never change, so several statements agree.
 
 Learner reads cost in proportion to the rows they return, however large the store: each walks an index from the cursor
-on and stops. `store_reports` holds the reads made for people, which may scan.
+on and stops (the window also steps over revisions that were superseded on its way). `store_reports` holds the reads made for people, which may scan.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AND NOT EXISTS (
 ORDER BY r.seq DESC LIMIT :limit
 """
 
-LAST_REWARD = "SELECT seq FROM rewards ORDER BY seq DESC LIMIT 1"
+LAST_REWARD = "SELECT max(seq) FROM rewards"
 
 _MAX_BOUND = 500
 """Values bound in one statement."""
@@ -143,8 +143,7 @@ def rewards_of(conn: Connection, conversation_id: str) -> list[Reward]:
 # --- what the learner reads -------------------------------------------------------------------------------------------
 def last_reward_seq(conn: Connection) -> int:
     """0 before the first reward."""
-    row = conn.execute(LAST_REWARD).fetchone()
-    return int(row["seq"]) if row else 0
+    return int(conn.execute(LAST_REWARD).fetchone()[0] or 0)
 
 
 def count_fresh(conn: Connection, after_seq: int) -> int:
