@@ -315,49 +315,62 @@ def test_generated_replies_need_a_model_that_writes(tab: WebSocketTestSession, r
 # --- limits -----------------------------------------------------------------------------------------------------------
 def test_messages_are_limited_per_person_and_the_wait_is_told(tmp_path: Path) -> None:
     """Two a minute: the third waits 30 s; after that it goes through. Control: without waiting it does not."""
-    with open_rig(tmp_path, messages_per_min=2.0) as rig, TestClient(rig.app) as client:
-        with client.websocket_connect("/ws/chat") as tab:
-            hello(tab)
-            ask(tab, client_id="a1")
-            ask(tab, client_id="a2")
-            tab.send_json({"type": "message", "client_id": "a3", "text": "again"})
-            refused = receive(tab, "error", "ack")
-            assert (refused["code"], refused["retry_after_s"]) == ("too_much", 30.0)
-            rig.ticks.now += 30
-            assert ask(tab, client_id="a3")["text"] == "In five days."
+    with (
+        open_rig(tmp_path, messages_per_min=2.0) as rig,
+        TestClient(rig.app) as client,
+        client.websocket_connect("/ws/chat") as tab,
+    ):
+        hello(tab)
+        ask(tab, client_id="a1")
+        ask(tab, client_id="a2")
+        tab.send_json({"type": "message", "client_id": "a3", "text": "again"})
+        refused = receive(tab, "error", "ack")
+        assert (refused["code"], refused["retry_after_s"]) == ("too_much", 30.0)
+        rig.ticks.now += 30
+        assert ask(tab, client_id="a3")["text"] == "In five days."
 
 
 def test_one_persons_flood_leaves_others_undisturbed(tmp_path: Path) -> None:
     """Buckets are per person."""
-    with open_rig(tmp_path, messages_per_min=1.0) as rig, TestClient(rig.app) as client:
-        with client.websocket_connect("/ws/chat") as flooder, client.websocket_connect("/ws/chat") as other:
-            hello(flooder)
-            hello(other)
-            ask(flooder)
-            for n in range(50):
-                flooder.send_json({"type": "message", "client_id": f"f{n}", "text": "again"})
-                assert receive(flooder, "error")["code"] == "too_much"
-            assert ask(other)["text"] == "In five days."
+    with (
+        open_rig(tmp_path, messages_per_min=1.0) as rig,
+        TestClient(rig.app) as client,
+        client.websocket_connect("/ws/chat") as flooder,
+        client.websocket_connect("/ws/chat") as other,
+    ):
+        hello(flooder)
+        hello(other)
+        ask(flooder)
+        for n in range(50):
+            flooder.send_json({"type": "message", "client_id": f"f{n}", "text": "again"})
+            assert receive(flooder, "error")["code"] == "too_much"
+        assert ask(other)["text"] == "In five days."
 
 
 def test_feedback_has_its_own_limit(tmp_path: Path) -> None:
     """Over it nothing is stored."""
-    with open_rig(tmp_path, feedback_per_min=1.0) as rig, TestClient(rig.app) as client:
-        with client.websocket_connect("/ws/chat") as tab:
-            first = hello(tab)
-            reply = ask(tab)
-            assert vote(tab, reply["id"], 1, "k1")["type"] == "ack"
-            assert vote(tab, reply["id"], -1, "k2")["code"] == "too_much"
-            assert len(rig.store.signals(first["conversation_id"])) == 1
+    with (
+        open_rig(tmp_path, feedback_per_min=1.0) as rig,
+        TestClient(rig.app) as client,
+        client.websocket_connect("/ws/chat") as tab,
+    ):
+        first = hello(tab)
+        reply = ask(tab)
+        assert vote(tab, reply["id"], 1, "k1")["type"] == "ack"
+        assert vote(tab, reply["id"], -1, "k2")["code"] == "too_much"
+        assert len(rig.store.signals(first["conversation_id"])) == 1
 
 
 def test_too_many_sockets_are_refused_before_they_open(tmp_path: Path) -> None:
     """With the reason in the handshake's answer."""
-    with open_rig(tmp_path, max_sockets=1) as rig, TestClient(rig.app) as client:
-        with client.websocket_connect("/ws/chat"):
-            with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/ws/chat"):
-                pass
-            assert refused.value.status_code == 503
+    with (
+        open_rig(tmp_path, max_sockets=1) as rig,
+        TestClient(rig.app) as client,
+        client.websocket_connect("/ws/chat"),
+    ):
+        with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/ws/chat"):
+            pass
+        assert refused.value.status_code == 503
         with client.websocket_connect("/ws/chat") as again:
             hello(again)
 
@@ -405,19 +418,22 @@ class FullDisk(Store):
 def test_a_full_disk_acknowledges_nothing_and_the_chat_goes_on_after_it(tmp_path: Path) -> None:
     """Messages and votes: `unavailable`, never an ack; the same frames work once there is room."""
     store = FullDisk(tmp_path / "rejoinder.db")
-    with open_rig(tmp_path, store=store) as rig, TestClient(rig.app) as client:
-        with client.websocket_connect("/ws/chat") as tab:
-            first = hello(tab)
-            reply = ask(tab)
-            store.full = True
-            assert vote(tab, reply["id"])["code"] == "unavailable"
-            tab.send_json({"type": "message", "client_id": "a2", "text": "Anybody?"})
-            refused = receive(tab, "error", "ack")
-            assert (refused["code"], refused["client_id"]) == ("unavailable", "a2")
-            assert rig.store.signals(first["conversation_id"]) == []
-            store.full = False
-            assert vote(tab, reply["id"])["type"] == "ack"
-            assert ask(tab, "Anybody?", "a2")["text"] == "In five days."
+    with (
+        open_rig(tmp_path, store=store) as rig,
+        TestClient(rig.app) as client,
+        client.websocket_connect("/ws/chat") as tab,
+    ):
+        first = hello(tab)
+        reply = ask(tab)
+        store.full = True
+        assert vote(tab, reply["id"])["code"] == "unavailable"
+        tab.send_json({"type": "message", "client_id": "a2", "text": "Anybody?"})
+        refused = receive(tab, "error", "ack")
+        assert (refused["code"], refused["client_id"]) == ("unavailable", "a2")
+        assert rig.store.signals(first["conversation_id"]) == []
+        store.full = False
+        assert vote(tab, reply["id"])["type"] == "ack"
+        assert ask(tab, "Anybody?", "a2")["text"] == "In five days."
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""Frames and bodies: what is let in, what people read when it is not, what goes out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from bot import errors, wire
+from bot.conversation import SignalKind
+from tests.builders import make_message, make_signal
+from tests.service_rig import make_domain
+
+
+def frame(**fields: Any) -> str:
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (frame(type="hello", protocol=1), wire.Hello),
+        (frame(type="message", client_id="a", text="hi"), wire.UserMessage),
+        (frame(type="feedback", key="k", message_id="m", thumb=0), wire.Feedback),
+        (frame(type="outcome", key="k", solved=True), wire.Outcome),
+        (frame(type="handover", key="k"), wire.Handover),
+        (frame(type="settings", learn=False), wire.ChangeSettings),
+        (frame(type="stop"), wire.Stop),
+        (frame(type="ping"), wire.Ping),
+    ],
+)
+def test_every_client_frame_of_the_protocol_is_read(text: str, kind: type[BaseModel]) -> None:
+    """One model each."""
+    assert type(wire.parse_client_frame(text)) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (frame(type="message", client_id="a"), "text: expected a value, got nothing"),
+        (frame(type="message", client_id=7, text="x"), "client_id: expected to be a valid string, got 7"),
+        (frame(type="outcome", key="k", solved="yes"), "solved: expected to be a valid boolean, got 'yes'"),
+        (frame(type="feedback", key="k", message_id="m", thumb=1, x=2), "x: unknown field, got 2"),
+        (frame(type="dance"), "type: expected hello, message, feedback, outcome, handover, settings, stop or ping"),
+        (frame(text="x"), "type: expected hello"),
+        ("7", "frame: expected a JSON object, got 7"),
+        ('"\\ud800"', "frame: expected JSON"),
+        ("{'a': 1}", "frame: expected JSON"),
+        (frame(type="hello", protocol=1, last_seq=2**63), "last_seq: "),
+        (frame(type="hello", protocol=1, last_seq=-1), "last_seq: "),
+    ],
+)
+def test_a_wrong_frame_is_refused_in_one_line(text: str, complaint: str) -> None:
+    """Field, what was expected, what was got."""
+    with pytest.raises(wire.BadFrame) as refused:
+        wire.parse_client_frame(text)
+    assert str(refused.value).startswith(complaint)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_huge_value_is_shown_shortened() -> None:
+    """An error must not echo 64 KiB."""
+    with pytest.raises(wire.BadFrame) as refused:
+        wire.parse_client_frame(frame(type="x" * 50_000))
+    assert len(str(refused.value)) < 200
+
+
+def test_an_error_names_the_frame_it_is_about() -> None:
+    """The page can mark the right message."""
+    with pytest.raises(wire.BadFrame) as refused:
+        wire.parse_client_frame(frame(type="message", client_id="a7", text="x", extra=1))
+    shown = wire.ErrorOut.of(refused.value)
+    assert (shown.code, shown.client_id, shown.key) == ("bad_frame", None, None)
+    assert wire.ErrorOut.of(errors.ConflictError("x"), client_id="a7").client_id == "a7"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (wire.BadFrame("x"), "bad_frame", 400),
+        (wire.OutOfTurn("x"), "protocol", 400),
+        (wire.Unauthenticated("x"), "not_allowed", 401),
+        (errors.NotAllowed("x"), "not_allowed", 403),
+        (errors.NotFound("x"), "not_found", 404),
+        (errors.ConflictError("x"), "conflict", 409),
+        (wire.TooLarge("x"), "too_much", 413),
+        (errors.TooMuch("x"), "too_much", 429),
+        (wire.Busy("x"), "busy", 429),
+        (errors.StoreError("x"), "unavailable", 503),
+        (errors.ModelError("x"), "unavailable", 503),
+        (errors.AdapterError("x"), "unavailable", 503),
+        (wire.Unavailable("x"), "unavailable", 503),
+        (errors.DomainError("x"), "error", 500),
+        (errors.RejoinderError("x"), "error", 500),
+    ],
+)
+def test_every_error_has_one_code_and_one_status(error: errors.RejoinderError, code: str, status: int) -> None:
+    """The table of docs/protocol.md."""
+    assert (wire.wire_code(error), wire.http_status(error)) == (code, status)
+
+
+def test_a_frame_out_leaves_out_what_does_not_apply() -> None:
+    """Except hello, whose `partial` is always there."""
+    assert wire.encode(wire.AckOut(kind="message", client_id="a", seq=2)) == (
+        '{"type":"ack","kind":"message","client_id":"a","seq":2}'
+    )
+    hello = wire.HelloOut(
+        conversation_id="c", token="t", ai_notice="", human_offer="", assistant="", version="v000000",
+        reply="approved", learn=True, can_write=False, status="bot", messages=[], votes={},
+    )  # fmt: skip
+    assert json.loads(wire.encode(hello))["partial"] is None
+
+
+def test_a_message_shows_titles_of_its_sources() -> None:
+    """An article that is gone shows its id in words."""
+    message = make_message(role="bot", decision_id="d1", sources=("card_arrival", "old_article"))
+    shown = wire.MessageOut.of(message, make_domain())
+    assert [(s.id, s.title) for s in shown.sources] == [
+        ("card_arrival", "When your card comes"),
+        ("old_article", "old article"),
+    ]
+    assert shown.can_vote
+
+
+@pytest.mark.parametrize(
+    "message", [make_message(role="user"), make_message(role="bot"), make_message(role="operator", decision_id="d")]
+)
+def test_only_replies_that_the_bot_chose_take_votes(message: Any) -> None:
+    """A greeting has no decision behind it."""
+    assert not wire.can_vote(message)
+
+
+def test_the_newest_vote_of_this_person_is_in_force() -> None:
+    """Older ones, other people's and other kinds of signals do not show."""
+    signals = [
+        make_signal(key="b", value=-1.0, label="wrong|unclear", seq=2),
+        make_signal(key="a", value=1.0, seq=1),
+        make_signal(key="c", value=1.0, author="p2", seq=3),
+        make_signal(key="d", kind=SignalKind.OUTCOME, value=1.0, seq=4),
+        make_signal(key="e", value=1.0, decision_id="d2", seq=5),
+    ]
+    messages = [make_message(id="m1", role="bot", decision_id="d1"), make_message(id="m2", role="bot")]
+    votes = wire.votes_in_force(signals, messages, "p1")
+    assert votes == {"m1": wire.VoteOut(thumb=-1, reasons=["wrong", "unclear"])}
+
+
+def test_the_examples_in_the_schemas_are_valid() -> None:
+    """What OpenAPI shows can be sent."""
+    shown = [frame for frame in (*wire.FRAMES, wire.Vote) if "examples" in frame.model_json_schema()]
+    assert wire.UserMessage in shown
+    for model in shown:
+        for example in model.model_json_schema()["examples"]:
+            model.model_validate_json(
+                json.dumps({"type": "feedback"} | example) if model is wire.Feedback else json.dumps(example)
+            )
