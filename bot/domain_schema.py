@@ -70,10 +70,12 @@ class Document:
 
 def mistake(path: Path, line: int, expected: str, got: object) -> DomainError:
     """`path:line: expected ..., got ...`, with a long value cut short."""
-    said = got if isinstance(got, _Word) else repr(got)
-    if len(said) > _MAX_SHOWN_CHARS:
-        said = said[: _MAX_SHOWN_CHARS - 3] + "..."
-    return DomainError(f"{path}:{line}: expected {expected}, got {said}")
+    return DomainError(f"{path}:{line}: expected {expected}, got {got if isinstance(got, _Word) else _shown(got)}")
+
+
+def _shown(value: object) -> str:
+    said = repr(value)
+    return said if len(said) <= _MAX_SHOWN_CHARS else said[: _MAX_SHOWN_CHARS - 3] + "..."
 
 
 class _Word(str):
@@ -112,7 +114,9 @@ def parse_yaml(path: Path, text: str, first_line: int = 1) -> Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
         raise mistake(path, line + first_line, "YAML", word(f"a mistake in it ({error.problem})")) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except DomainError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a scalar that looks like a date and is none
         raise mistake(path, first_line, "YAML", word(str(error).splitlines()[0])) from error
     return Document(path, data, lines)
 
