@@ -1,0 +1,1 @@
+"""Pages for people: the chat, the operator's and the studio. The only home of Gradio."""

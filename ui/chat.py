@@ -17,12 +17,11 @@ HEAD = """<link rel="stylesheet" href="static/rejoinder/chat.css">
 <script type="module" src="static/rejoinder/chat.js"></script>"""
 
 
-def chat_page(
-    *, assistant: str = "", ai_notice: str = "", human_offer: str = "", language: str = "en"
-) -> gr.Blocks:
+def chat_page(*, assistant: str = "", ai_notice: str = "", human_offer: str = "", language: str = "en") -> gr.Blocks:
     """Blocks for `/`. Empty texts are taken from the catalogue."""
     words = texts(language)
     assistant = assistant or words["assistant"]
+    page: gr.Blocks
     with gr.Blocks(title=assistant, analytics_enabled=False, fill_width=True) as page:
         frame = first_frame(assistant, ai_notice or words["ai_notice"], human_offer or words["human_offer"], language)
         gr.HTML(frame, elem_classes="rj-stage", js_on_load=None, apply_default_css=False)
@@ -31,7 +30,14 @@ def chat_page(
 
 def first_frame(assistant: str, ai_notice: str, human_offer: str, language: str = "en") -> str:
     """The container as HTML: readable before any script runs, with the script's configuration in `data-config`."""
-    config = {"assistant": assistant, "ai_notice": ai_notice, "human_offer": human_offer, "texts": dict(texts(language))}
+    config = {
+        "assistant": assistant,
+        "ai_notice": ai_notice,
+        "human_offer": human_offer,
+        "texts": dict(texts(language)),
+    }
     notice = f"<p><strong>{escape(ai_notice)}</strong></p><p>{escape(human_offer)}</p>"
     data = escape(json.dumps(config, ensure_ascii=True), quote=True)
-    return f'<div id="rejoinder" lang="{escape(language)}" data-config="{data}"><div class="rj-first">{notice}</div></div>'
+    return (
+        f'<div id="rejoinder" lang="{escape(language)}" data-config="{data}"><div class="rj-first">{notice}</div></div>'
+    )

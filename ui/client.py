@@ -66,7 +66,9 @@ class Api:
 
     async def rollback(self, to: str, reason: str) -> dict[str, Any]:
         """Serve `to` again; empty: the champion's parent."""
-        return await self._call("POST", "/v1/versions/rollback", json={"to": to, "reason": reason} if to else {"reason": reason})
+        return await self._call(
+            "POST", "/v1/versions/rollback", json={"to": to, "reason": reason} if to else {"reason": reason}
+        )
 
     async def promote(self, version: str, reason: str) -> dict[str, Any]:
         """Serve `version` from now on."""
@@ -80,33 +82,23 @@ class Api:
         """Let the gate publish again."""
         return await self._call("POST", "/v1/versions/unfreeze", json={"reason": reason})
 
-    async def signed_in(self, cookie: str) -> bool:
-        """Whether a browser with this Cookie header is signed in as an operator. Raises ApiError when nobody can say."""
-        try:
-            await self._call("GET", "/v1/versions", headers={"Cookie": cookie}, as_operator=False)
-        except ApiError as error:
-            if error.status in (401, 403):
-                return False
-            raise
-        return True
-
-    async def _call(
-        self, method: str, path: str, *, as_operator: bool = True, headers: dict[str, str] | None = None, **options: Any
-    ) -> dict[str, Any]:
-        sent = dict(headers or {})
-        if as_operator:
-            sent["Authorization"] = f"Bearer {self._key}"
+    async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
             async with self._client() as client:
-                answer = await client.request(method, path, headers=sent, **options)
+                answer = await client.request(method, path, **options)
         except httpx.HTTPError as error:
             raise ApiError(AWAY) from error
         return _content(answer)
 
     def _client(self) -> httpx.AsyncClient:
-        base_url = self._base_url() if callable(self._base_url) else self._base_url
         return httpx.AsyncClient(
-            base_url=base_url, timeout=self._timeout_s, transport=self._transport, verify=self._tls, trust_env=False
+            base_url=self._base_url() if callable(self._base_url) else self._base_url,
+            headers={"Authorization": f"Bearer {self._key}"},
+            timeout=self._timeout_s,
+            transport=self._transport,
+            verify=self._tls,
+            # The server is here: no proxy of the environment lies between.
+            trust_env=False,
         )
 
 

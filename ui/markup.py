@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
+from typing import Any, TypeGuard
 
 # Gradio puts HTML through a template engine: its own signs must be inert too.
 _TEMPLATE_SIGNS = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96;", "\\": "&#92;", "@": "&#64;"})
@@ -18,21 +19,26 @@ def text(value: object) -> str:
 
 def when(at: object) -> str:
     """Epoch seconds as a short UTC time; anything else as a dash."""
-    if not isinstance(at, int | float) or not 0 < at < 1e11:
+    if not is_number(at) or not 0 < at < 1e11:
         return "–"
     return datetime.fromtimestamp(at, UTC).strftime("%d %b %Y, %H:%M UTC")
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it can be shown as a number: neither true or false, nor NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def number(value: object, digits: int = 2, *, signed: bool = False) -> str:
     """A number as people read it; anything else as a dash."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if not is_number(value):
         return "–"
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
 def percent(value: object) -> str:
     """A share as a percentage; anything else as a dash."""
-    return f"{100 * value:.0f} %" if isinstance(value, int | float) and value == value else "–"
+    return f"{100 * value:.0f} %" if is_number(value) else "–"
 
 
 def pill(label: object, tone: str = "") -> str:

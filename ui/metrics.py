@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 
 from ui.markup import empty, mapping, mono, number, percent, pill, table, text, when
 
@@ -20,7 +20,7 @@ MEANING = {
     "Thumbs over time": "Votes in force, by the time of the reply they are about.",
     "Reward over time": "Mean of what the reward rules made of the signals: above zero is good.",
     "Thumbs per version": "Votes in force on the replies that each version made.",
-    "Success per version": "Share of a version's rated replies whose reward is above zero.",
+    "Success per version": "Share of the conversations a version spoke in that were reported solved.",
 }
 """Plot title -> what it shows, in one line."""
 
@@ -33,13 +33,21 @@ def render_cards(versions: Json, learner: Json) -> str:
     serving = next((row for row in by_version if row.get("version") == versions.get("champion")), {})
     status = mapping(learner.get("status"))
     share = up / (up + down) if up + down else None
-    frozen = pill("frozen: the learner may not publish", "warn") if versions.get("frozen") else pill("learning may publish", "good")
+    frozen = (
+        pill("frozen: the learner may not publish", "warn")
+        if versions.get("frozen")
+        else pill("learning may publish", "good")
+    )
     cards = [
         _card("Champion", mono(versions.get("champion", "–")), frozen),
         _card("Learner", _learner_word(status), _learner_note(status), "dk-word"),
         _card("Replies", text(replies), text("made by all versions")),
         _card("Thumbs up", percent(share), text(f"of {up + down} votes in force")),
-        _card("Champion's reward", number(serving.get("mean_reward"), signed=True), text("mean of its rated replies, −1 to +1")),
+        _card(
+            "Champion's reward",
+            number(serving.get("mean_reward"), signed=True),
+            text("mean of its rated replies, −1 to +1"),
+        ),
     ]
     return f'<div class="dk-cards">{"".join(cards)}</div>'
 
@@ -54,7 +62,9 @@ def _learner_word(status: Json) -> str:
 
 def _learner_note(status: Json) -> str:
     told = {
-        key: value for key, value in status.items() if key not in ("state", "phase", "at", "pid") and isinstance(value, str | int | float)
+        key: value
+        for key, value in status.items()
+        if key not in ("state", "phase", "at", "pid") and isinstance(value, str | int | float)
     }
     told_at = f"heard of {when(status['at'])}" if status.get("at") else ""
     figures = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in list(told.items())[:2]]
@@ -98,7 +108,11 @@ def render_updates(learner: Json) -> str:
     """The newest updates of the learner and what became of them."""
     updates = sorted((mapping(row) for row in learner.get("updates") or []), key=lambda row: -int(row.get("seq") or 0))
     rows = [_update_row(row) for row in updates[:UPDATES_SHOWN]]
-    return table(["Update", "When", "Outcome", "Version", "Measured"], rows) if rows else empty("No update yet: the learner waits for thumbs.")
+    return (
+        table(["Update", "When", "Outcome", "Version", "Measured"], rows)
+        if rows
+        else empty("No update yet: the learner waits for thumbs.")
+    )
 
 
 def _update_row(row: Json) -> tuple[str, ...]:
@@ -119,14 +133,20 @@ def thumbs_over_time(learner: Json) -> pd.DataFrame:
 
 def reward_over_time(learner: Json) -> pd.DataFrame:
     """Columns at (UTC time), reward; only buckets where something was rated."""
-    points = [(row["at"], row["reward"]) for row in map(mapping, learner.get("over_time") or []) if row.get("reward") is not None]
+    points = [
+        (row["at"], row["reward"])
+        for row in map(mapping, learner.get("over_time") or [])
+        if row.get("reward") is not None
+    ]
     frame = pd.DataFrame(points, columns=["at", "reward"])
     return frame.assign(at=pd.to_datetime(frame["at"], unit="s"))
 
 
 def thumbs_by_version(learner: Json) -> pd.DataFrame:
     """Columns version, votes, thumb."""
-    return _long(learner.get("by_version") or [], "version", {"up": "up", "down": "down"}).rename(columns={"at": "version"})
+    return _long(learner.get("by_version") or [], "version", {"up": "up", "down": "down"}).rename(
+        columns={"at": "version"}
+    )
 
 
 def success_by_version(learner: Json) -> pd.DataFrame:
@@ -137,6 +157,8 @@ def success_by_version(learner: Json) -> pd.DataFrame:
 
 
 def _long(rows: Iterable[Any], key: str, names: Mapping[str, str], *, times: bool = False) -> pd.DataFrame:
-    points = [(row.get(key), int(row.get(column) or 0), word) for row in map(mapping, rows) for column, word in names.items()]
+    points = [
+        (row.get(key), int(row.get(column) or 0), word) for row in map(mapping, rows) for column, word in names.items()
+    ]
     frame = pd.DataFrame(points, columns=["at", "votes", "thumb"])
     return frame.assign(at=pd.to_datetime(frame["at"], unit="s")) if times else frame

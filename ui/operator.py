@@ -11,19 +11,35 @@ from ui.client import Api, ApiError
 from ui.markup import SIGN_OUT_JS, empty, problem, top_bar
 from ui.transcript import render_list, render_transcript
 
+HEAD = '<link rel="stylesheet" href="../static/rejoinder/desk.css">'
+"""Head of the operator's pages, which live one folder down."""
 PAGE_SIZE = 20
 ROW_CLICK_JS = """element.addEventListener('click', (event) => {
   const row = event.target.closest('.dk-row');
-  if (row) trigger('select', {id: row.dataset.id});
+  if (!row) return;
+  for (const other of element.querySelectorAll('[aria-current]')) other.removeAttribute('aria-current');
+  row.setAttribute('aria-current', 'true');
+  trigger('select', {id: row.dataset.id});
 })"""
 THUMBS = [("Any thumb", 0), ("Has a thumb up", 1), ("Has a thumb down", -1)]
-STATUSES = [("Any status", ""), ("With the bot", "bot"), ("Waiting for a person", "waiting"), ("With a person", "person"), ("Resolved", "resolved")]
+STATUSES = [
+    ("Any status", ""),
+    ("With the bot", "bot"),
+    ("Waiting for a person", "waiting"),
+    ("With a person", "person"),
+    ("Resolved", "resolved"),
+]
 CHOOSE = "Choose a conversation to read it."
+
+
+Place = tuple[list[float], float]
+"""Where one is in the list: the `before` of every page walked through (0.0 first), and of the page that follows."""
+START: Place = ([0.0], 0.0)
 
 
 @dataclass(frozen=True)
 class OperatorDesk:
-    """The page's handlers. Cursors: `before` values of the pages walked through, newest page first (0.0)."""
+    """The page's handlers. The first three answer (list, problem, place, newer button, older button)."""
 
     api: Api
 
@@ -31,13 +47,14 @@ class OperatorDesk:
         """The newest conversations that match."""
         return await self._page((query, thumb, version, status), [0.0])
 
-    async def older(self, query: str, thumb: int, version: str, status: str, cursors: list[float], following: float) -> tuple[Any, ...]:
+    async def older(self, query: str, thumb: int, version: str, status: str, place: Place) -> tuple[Any, ...]:
         """The page after this one."""
+        cursors, following = place
         return await self._page((query, thumb, version, status), [*cursors, following] if following else cursors)
 
-    async def newer(self, query: str, thumb: int, version: str, status: str, cursors: list[float]) -> tuple[Any, ...]:
+    async def newer(self, query: str, thumb: int, version: str, status: str, place: Place) -> tuple[Any, ...]:
         """The page before this one."""
-        return await self._page((query, thumb, version, status), cursors[:-1] or [0.0])
+        return await self._page((query, thumb, version, status), place[0][:-1] or [0.0])
 
     async def read(self, event: gr.EventData) -> tuple[str, str]:
         """(transcript, problem) of the row that was clicked."""
@@ -50,18 +67,24 @@ class OperatorDesk:
         query, thumb, version, status = wanted
         try:
             page = await self.api.conversations(
-                q=query.strip(), thumb=thumb, version=version.strip(), status=status, before=cursors[-1], limit=PAGE_SIZE
+                q=query.strip(),
+                thumb=thumb,
+                version=version.strip(),
+                status=status,
+                before=cursors[-1],
+                limit=PAGE_SIZE,
             )
         except ApiError as error:
-            return gr.skip(), problem(str(error)), cursors, 0.0, gr.skip(), gr.skip()
+            return gr.skip(), problem(str(error)), gr.skip(), gr.skip(), gr.skip()
         following = float(page.get("next") or 0.0)
         turn = gr.Button(interactive=len(cursors) > 1), gr.Button(interactive=bool(following))
-        return render_list(page.get("conversations") or []), "", cursors, following, *turn
+        return render_list(page.get("conversations") or []), "", (cursors, following), *turn
 
 
 def operator_page(api: Api) -> gr.Blocks:
     """Blocks for `/operator`."""
     desk = OperatorDesk(api)
+    page: gr.Blocks
     with gr.Blocks(title="Conversations · Rejoinder", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(top_bar("operator"), js_on_load=SIGN_OUT_JS, apply_default_css=False)
         filters = _filters()
@@ -74,13 +97,20 @@ def operator_page(api: Api) -> gr.Blocks:
                     older = gr.Button("Older", size="sm", interactive=False)
             with gr.Column(scale=3, min_width=360):
                 transcript = gr.HTML(empty(CHOOSE), js_on_load=None, apply_default_css=False, elem_id="dk-transcript")
-        cursors, following = gr.State([0.0]), gr.State(0.0)
-        seen = [rows, trouble, cursors, following, newer, older]
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gr.on([page.load, *(box.submit for box in filters if isinstance(box, gr.Textbox))], desk.first_page, filters, seen, **quiet)
+        place = gr.State(START)
+        seen = [rows, trouble, place, newer, older]
+        # Gradio drops what is asked while an answer is on its way, unless the last question counts.
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
+        gr.on(
+            [page.load, *(box.submit for box in filters if isinstance(box, gr.Textbox))],
+            desk.first_page,
+            filters,
+            seen,
+            **quiet,
+        )
         gr.on([box.change for box in filters if isinstance(box, gr.Dropdown)], desk.first_page, filters, seen, **quiet)
-        older.click(desk.older, [*filters, cursors, following], seen, **quiet)
-        newer.click(desk.newer, [*filters, cursors], seen, **quiet)
+        older.click(desk.older, [*filters, place], seen, **quiet)
+        newer.click(desk.newer, [*filters, place], seen, **quiet)
         rows.select(desk.read, None, [transcript, trouble], **quiet)
     return page
 

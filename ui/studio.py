@@ -40,7 +40,12 @@ class Studio:
             versions, learner = await self.api.versions(), await self.api.learner()
         except ApiError as error:
             return problem(str(error)), *[gr.skip()] * 7
-        plots = metrics.thumbs_over_time, metrics.reward_over_time, metrics.thumbs_by_version, metrics.success_by_version
+        plots = (
+            metrics.thumbs_over_time,
+            metrics.reward_over_time,
+            metrics.thumbs_by_version,
+            metrics.success_by_version,
+        )
         tables = metrics.render_versions(versions, learner), metrics.render_updates(learner)
         return "", metrics.render_cards(versions, learner), *(plot(learner) for plot in plots), *tables
 
@@ -89,6 +94,7 @@ def _question(change: str, version: str, reason: str) -> str:
 def studio_page(api: Api) -> gr.Blocks:
     """Blocks for `/studio`."""
     studio = Studio(api)
+    page: gr.Blocks
     with gr.Blocks(title="Studio · Rejoinder", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(top_bar("studio"), js_on_load=SIGN_OUT_JS, apply_default_css=False)
         trouble, cards = _html(""), _html(empty("Loading…"))
@@ -113,13 +119,22 @@ def _html(value: str) -> gr.HTML:
 
 def _plots() -> list[gr.components.Component]:
     common: dict[str, Any] = {"height": 230, "buttons": [], "x_title": " ", "min_width": 320, "container": False}
-    thumbs: dict[str, Any] = {"color": "thumb", "color_map": COLORS, "y": "votes", "y_title": "votes", "color_title": " ", **common}
+    thumbs: dict[str, Any] = {
+        "color": "thumb",
+        "color_map": COLORS,
+        "y": "votes",
+        "y_title": "votes",
+        "color_title": " ",
+        **common,
+    }
     with gr.Row():
         over_time = _plot("Thumbs over time", gr.LinePlot, x="at", **thumbs)
         reward = _plot("Reward over time", gr.LinePlot, x="at", y="reward", y_title="mean reward", **common)
     with gr.Row():
         by_version = _plot("Thumbs per version", gr.BarPlot, x="version", **thumbs)
-        success = _plot("Success per version", gr.BarPlot, x="version", y="success", y_title="success, %", y_lim=[0, 100], **common)
+        success = _plot(
+            "Success per version", gr.BarPlot, x="version", y="success", y_title="success, %", y_lim=[0, 100], **common
+        )
     return [over_time, reward, by_version, success]
 
 

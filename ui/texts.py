@@ -174,4 +174,4 @@ LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": ENGLISH, "zh": CHINESE}
 
 def texts(language: str = "en") -> Mapping[str, str]:
     """The catalogue of a language (`en`, `zh`, `zh-CN`...); English where there is none."""
-    return LANGUAGES.get(language.split("-")[0].lower(), ENGLISH)
+    return LANGUAGES.get(language.partition("-")[0].lower(), ENGLISH)

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
 from gradio.themes.utils import colors
-
-STATIC_FOLDER = Path(__file__).parent / "static"
-STATIC_PATH = "/static/rejoinder"
-DESK_HEAD = '<link rel="stylesheet" href="../static/rejoinder/desk.css">'
-"""Head of the operator and studio pages, which live one folder down."""
 
 _FONTS = ["-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace"]
@@ -19,7 +12,12 @@ _MONO = ["ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 def theme() -> gr.themes.Base:
     """Gradio's base theme in our colours, light and dark."""
     base = gr.themes.Base(
-        primary_hue=colors.teal, neutral_hue=colors.stone, font=_FONTS, font_mono=_MONO, radius_size="lg", text_size="md"
+        primary_hue=colors.teal,
+        neutral_hue=colors.stone,
+        font=_FONTS,
+        font_mono=_MONO,
+        radius_size="lg",
+        text_size="md",
     )
     return base.set(**_surface_tokens())
 

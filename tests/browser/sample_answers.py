@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-HOSTILE = "<img src=x onerror=\"alert('x')\"><script>alert(1)</script>${alert(2)}{{constructor.constructor('alert(3)')()}}"
+HOSTILE = (
+    "<img src=x onerror=\"alert('x')\"><script>alert(1)</script>${alert(2)}{{constructor.constructor('alert(3)')()}}"
+)
 START_AT = 1_780_000_000.0
 
 
@@ -67,7 +69,10 @@ def hostile_transcript() -> dict[str, Any]:
     """Every text a stranger can choose is an attack."""
     return transcript(
         conversation={"id": "c_bad", "created_at": START_AT, "status": "waiting", "reply": "approved", "learn": True},
-        messages=[message(text=HOSTILE), message(id="m2", seq=2, role="bot", text=HOSTILE, act=HOSTILE, version=HOSTILE, can_vote=True)],
+        messages=[
+            message(text=HOSTILE),
+            message(id="m2", seq=2, role="bot", text=HOSTILE, act=HOSTILE, version=HOSTILE, can_vote=True),
+        ],
         signals=[signal(label=HOSTILE, comment=HOSTILE, author=HOSTILE)],
         decisions=[decision(legal=[{"act": HOSTILE}], logprobs=[0.0], version=HOSTILE)],
     )
@@ -78,9 +83,26 @@ def operator_answers() -> dict[str, Any]:
     talks = [
         row(),
         row(id="c_bad", last_text=HOSTILE, status="waiting", thumbs={"up": 0, "down": 2}),
-        row(id="c_3", last_text="I would like to talk to somebody about a charge I do not recognise.", status="person", thumbs={"up": 0, "down": 1}),
-        row(id="c_4", last_text="Thank you, that solved it!", status="resolved", thumbs={"up": 3, "down": 0}, num_messages=9),
-        row(id="c_5", last_text="How do I change my PIN while I am abroad?", thumbs={"up": 0, "down": 0}, versions=["v000002"], num_messages=2),
+        row(
+            id="c_3",
+            last_text="I would like to talk to somebody about a charge I do not recognise.",
+            status="person",
+            thumbs={"up": 0, "down": 1},
+        ),
+        row(
+            id="c_4",
+            last_text="Thank you, that solved it!",
+            status="resolved",
+            thumbs={"up": 3, "down": 0},
+            num_messages=9,
+        ),
+        row(
+            id="c_5",
+            last_text="How do I change my PIN while I am abroad?",
+            thumbs={"up": 0, "down": 0},
+            versions=["v000002"],
+            num_messages=2,
+        ),
     ]
     return {
         "conversations": talks,
@@ -103,11 +125,24 @@ def _versions() -> list[dict[str, Any]]:
 
 def _learner() -> dict[str, Any]:
     by_version = [
-        {"version": f"v{n:06d}", "replies": 120 + 15 * n, "up": 40 + 11 * n, "down": 31 - 5 * n, "mean_reward": 0.12 + 0.13 * n, "success": 0.56 + 0.07 * n}
+        {
+            "version": f"v{n:06d}",
+            "replies": 120 + 15 * n,
+            "up": 40 + 11 * n,
+            "down": 31 - 5 * n,
+            "mean_reward": 0.12 + 0.13 * n,
+            "success": 0.56 + 0.07 * n,
+        }
         for n in range(5)
     ]
     over_time = [
-        {"at": START_AT + 150 * i, "replies": 20, "up": 5 + i // 4 + i % 3, "down": max(0, 6 - i // 6 + i % 2), "reward": 0.1 + 0.02 * i + 0.05 * math.sin(i)}
+        {
+            "at": START_AT + 150 * i,
+            "replies": 20,
+            "up": 5 + i // 4 + i % 3,
+            "down": max(0, 6 - i // 6 + i % 2),
+            "reward": 0.1 + 0.02 * i + 0.05 * math.sin(i),
+        }
         for i in range(30)
     ]
     updates = [
@@ -115,4 +150,9 @@ def _learner() -> dict[str, Any]:
          "metrics": {"approx_kl": 0.004 * n, "entropy": 0.61 - 0.03 * n, "clip_fraction": 0.08, "rows": 64 * n}}
         for n in range(1, 5)
     ]  # fmt: skip
-    return {"status": {"state": "waiting for thumbs", "fresh": 11, "of": 32, "at": START_AT + 4500}, "by_version": by_version, "over_time": over_time, "updates": updates}
+    return {
+        "status": {"state": "waiting for thumbs", "fresh": 11, "of": 32, "at": START_AT + 4500},
+        "by_version": by_version,
+        "over_time": over_time,
+        "updates": updates,
+    }

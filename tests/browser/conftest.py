@@ -1,0 +1,110 @@
+"""One Chromium and one running product for all browser tests; each test gets a person of its own (a fresh profile)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.browser.product import Product, running_product
+from tests.service_rig import OPERATOR_KEY
+
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 20_000
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    with running_product(tmp_path_factory.mktemp("product")) as product:
+        yield product
+
+
+@pytest.fixture
+def product(running: Product) -> Product:
+    """The running product, as new."""
+    running.reset()
+    return running
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=ARGS)
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """One person's browser: its tabs, and everything in them that must never happen."""
+
+    def __init__(self, context: BrowserContext, home: str) -> None:
+        self.context = context
+        self.home = home
+        self.dialogs: list[str] = []
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        context.set_default_timeout(PATIENCE_MS)
+        context.on("page", self._watch)
+
+    def open(self, path: str = "/") -> Page:
+        """A tab at `path`."""
+        page = self.context.new_page()
+        page.goto(self.home + path)
+        return page
+
+    def chat(self) -> Page:
+        """A tab whose chat is connected: the version badge is there."""
+        page = self.open()
+        expect(page.locator(".rj-badge b")).to_have_text("v000001")
+        return page
+
+    def _watch(self, page: Page) -> None:
+        page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._note(request.url))
+
+    def _note(self, url: str) -> None:
+        if not url.startswith((self.home, "data:", "blob:")):
+            self.outside.append(url)
+
+
+@pytest.fixture
+def new_visit(browser: Browser, product: Product) -> Iterator[Callable[..., Visit]]:
+    """Makes persons; at the end no page may have shown a dialog, raised, or asked another host for anything."""
+    visits: list[Visit] = []
+
+    def make(**options: object) -> Visit:
+        visits.append(Visit(browser.new_context(**options), product.url))  # type: ignore[arg-type]
+        return visits[-1]
+
+    yield make
+    for visit in visits:
+        visit.context.close()
+        assert (visit.dialogs, visit.outside, visit.errors) == ([], [], [])
+
+
+@pytest.fixture
+def visit(new_visit: Callable[..., Visit]) -> Visit:
+    """One person on a desktop screen."""
+    return new_visit(viewport={"width": 1280, "height": 800})
+
+
+@pytest.fixture
+def operator_visit(visit: Visit) -> Visit:
+    """An operator who signed in with the form."""
+    page = visit.open("/operator")
+    page.get_by_label("Operator key").fill(OPERATOR_KEY)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("link", name="Studio")).to_be_visible()
+    page.close()
+    return visit

@@ -1,0 +1,315 @@
+"""The chat page as a person sees it: a real browser, the real server, a scripted policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from bot.conversation import Message
+from tests.browser.conftest import Visit
+from tests.browser.product import Product
+
+pytestmark = pytest.mark.browser
+
+WHOLE = "Your card is on its way. It will arrive by Friday."
+HOSTILE = (
+    "<img src=x onerror=alert(1)><script>alert(2)</script> [press](javascript:alert(3)) **<b onclick=alert(4)>bold</b>** "
+    "![x](https://evil.example/pixel.png) <iframe src=https://evil.example></iframe> ${alert(5)} {{7*7}}"
+)
+
+
+def say(page: Page, text: str) -> None:
+    field = page.get_by_label("Your message")
+    field.fill(text)
+    field.press("Enter")
+
+
+def replies(page: Page) -> Locator:
+    """Replies of the policy: those that can be rated."""
+    return page.locator(".rj-bot:has(.rj-votes)")
+
+
+def ask(page: Page, text: str = "Where is my card?") -> Locator:
+    """Say something and wait for the whole reply."""
+    before = replies(page).count()
+    say(page, text)
+    expect(replies(page)).to_have_count(before + 1)
+    return replies(page).nth(before)
+
+
+def stored_votes(product: Product) -> list[tuple[float, str, str]]:
+    """(value, label, comment) of the newest conversation's thumbs, oldest first."""
+    from bot.feedback.store import ConversationFilter
+
+    newest = product.rig.store.list_conversations(ConversationFilter(limit=200))
+    found = [signal for row in newest for signal in product.rig.store.signals(row.conversation.id)]
+    return [(signal.value, signal.label, signal.comment) for signal in sorted(found, key=lambda signal: signal.seq)]
+
+
+def test_the_first_frame_says_ai_and_offers_a_person(visit: Visit) -> None:
+    """Before any script runs, the container already holds both; afterwards the domain's own words do."""
+    page = visit.chat()
+    expect(page.get_by_text("I am an AI assistant.")).to_be_visible()
+    expect(page.get_by_text("You can ask for a person at any time.")).to_be_visible()
+    config = visit.context.request.get(visit.home + "/config").text()
+    assert "You are chatting with an AI assistant." in config
+    expect(page.locator("footer:not(.rj-footer)")).to_have_count(0)
+
+
+def test_a_reply_is_seen_growing(visit: Visit, product: Product) -> None:
+    """Each piece shows as it comes; the stop button is there while it does; the whole message ends it."""
+    product.hold()
+    page = visit.chat()
+    say(page, "Where is my card?")
+    expect(page.locator(".rj-typing")).to_be_visible()
+    product.step(2)
+    growing = page.locator(".rj-streaming .rj-text")
+    expect(growing).to_have_text("Your card is on")
+    expect(page.get_by_role("button", name="Stop the reply")).to_be_visible()
+    product.step(4)
+    expect(replies(page).locator(".rj-text")).to_have_text(WHOLE)
+    expect(page.locator(".rj-streaming")).to_have_count(0)
+    expect(page.get_by_role("button", name="Stop the reply")).to_be_hidden()
+
+
+def test_stop_ends_the_reply_where_it_is(visit: Visit, product: Product) -> None:
+    """What was written stays, marked as stopped."""
+    product.hold()
+    page = visit.chat()
+    say(page, "Where is my card?")
+    product.step(1)
+    expect(page.locator(".rj-streaming .rj-text")).to_have_text("Your card")
+    page.get_by_role("button", name="Stop the reply").click()
+    expect(page.get_by_text("Stopped")).to_be_visible()
+    expect(page.locator(".rj-bot .rj-text").last).to_have_text("Your card")
+
+
+def test_a_second_tab_sees_the_same_conversation_live(visit: Visit, product: Product) -> None:
+    """History on opening, then messages, deltas and votes as they happen in the first."""
+    first = visit.chat()
+    ask(first)
+    second = visit.chat()
+    expect(replies(second).locator(".rj-text")).to_have_text(WHOLE)
+    product.hold()
+    say(first, "And the PIN?")
+    product.step(1)
+    expect(second.get_by_text("And the PIN?")).to_be_visible()
+    expect(second.locator(".rj-streaming .rj-text")).to_have_text("Your card")
+    product.step(5)
+    expect(replies(second)).to_have_count(2)
+    replies(first).first.get_by_role("button", name="Bad reply").click()
+    expect(replies(second).first.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_vote_with_reasons_and_comment_is_one_vote_and_survives_a_reload(visit: Visit, product: Product) -> None:
+    """A press counts at once; details replace it as one vote; the reloaded page shows it; pressing again withdraws."""
+    page = visit.chat()
+    reply = ask(page)
+    reply.get_by_role("button", name="Good reply").click()
+    reply.get_by_role("button", name="Correct").click()
+    reply.get_by_role("button", name="Quick", exact=True).click()
+    reply.get_by_label("Anything else? (optional)").fill("just what I needed")
+    reply.get_by_role("button", name="Send feedback").click()
+    expect(reply.get_by_text("Thank you.")).to_be_visible()
+    page.reload()
+    up = replies(page).get_by_role("button", name="Good reply")
+    expect(up).to_have_attribute("aria-pressed", "true")
+    replies(page).get_by_role("button", name="Edit feedback").click()
+    expect(replies(page).get_by_role("button", name="Correct")).to_have_attribute("aria-pressed", "true")
+    expect(replies(page).get_by_label("Anything else? (optional)")).to_have_value("just what I needed")
+    up.click()
+    expect(up).to_have_attribute("aria-pressed", "false")
+    expect(page.locator(".rj-vote-form")).to_have_count(0)
+    page.reload()
+    expect(up).to_have_attribute("aria-pressed", "false")
+    assert stored_votes(product)[-3:] == [(1.0, "", ""), (1.0, "correct|fast", "just what I needed"), (0.0, "", "")]
+
+
+def test_a_thumb_can_change_its_mind(visit: Visit) -> None:
+    """The other thumb takes the place of the first, with the other sign's reasons."""
+    reply = ask(visit.chat())
+    reply.get_by_role("button", name="Good reply").click()
+    reply.get_by_role("button", name="Bad reply").click()
+    expect(reply.get_by_role("button", name="Good reply")).to_have_attribute("aria-pressed", "false")
+    expect(reply.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "true")
+    expect(reply.get_by_role("button", name="Wrong answer")).to_be_visible()
+
+
+def test_a_new_version_shows_without_a_reload(visit: Visit, product: Product) -> None:
+    """The badge in the header changes; replies keep the badge of the version that made them."""
+    page = visit.chat()
+    old = ask(page)
+    product.publish("v000002")
+    expect(page.locator(".rj-badge b")).to_have_text("v000002")
+    new = ask(page, "And now?")
+    expect(old.locator(".rj-version")).to_have_text("v000001")
+    expect(new.locator(".rj-version")).to_have_text("v000002")
+
+
+def test_a_connection_lost_in_the_middle_of_a_reply_loses_and_doubles_nothing(visit: Visit, product: Product) -> None:
+    """The banner says so; pieces written meanwhile appear after the reconnect; what was typed offline is sent once."""
+    product.hold()
+    page = visit.chat()
+    say(page, "Where is my card?")
+    product.step(2)
+    expect(page.locator(".rj-streaming .rj-text")).to_have_text("Your card is on")
+    product.cut_wire()
+    expect(page.get_by_text("You are offline. Reconnecting…")).to_be_visible()
+    product.step(1)
+    say(page, "Are you there?")
+    expect(page.locator(".rj-sending")).to_have_count(1)
+    product.mend_wire()
+    expect(page.locator(".rj-streaming .rj-text")).to_have_text("Your card is on its way.")
+    expect(page.get_by_text("You are offline. Reconnecting…")).to_be_hidden()
+    product.step(9)
+    expect(replies(page).locator(".rj-text")).to_have_text([WHOLE, WHOLE])
+    expect(page.locator(".rj-user .rj-plain")).to_have_text(["Where is my card?", "Are you there?"])
+    expect(page.locator(".rj-sending")).to_have_count(0)
+
+
+def test_hostile_text_stays_text(visit: Visit, product: Product) -> None:
+    """Written by a person and by the bot: shown as it is; no dialog, no request, no element of its own."""
+    product.script(HOSTILE)
+    page = visit.chat()
+    reply = ask(page, HOSTILE)
+    expect(page.locator(".rj-user .rj-plain")).to_have_text(HOSTILE)
+    expect(reply.locator(".rj-text")).to_contain_text("<img src=x onerror=alert(1)><script>alert(2)</script>")
+    expect(page.locator(".rj-thread :is(img, script, iframe, b)")).to_have_count(0)
+    hrefs = reply.locator("a").evaluate_all("links => links.map(link => [link.protocol, link.rel])")
+    assert all(protocol == "https:" and "noopener" in rel for protocol, rel in hrefs)
+
+
+def test_links_say_where_they_lead_and_bold_and_lists_are_shown(visit: Visit, product: Product) -> None:
+    """The safe subset of markdown, with the host written beside a label."""
+    product.script("**Two** ways:\n- [the form](https://bank.example/form)\n- call us")
+    text = ask(visit.chat()).locator(".rj-text")
+    expect(text.locator("strong")).to_have_text("Two")
+    expect(text.locator("li")).to_have_text(["the form (bank.example)", "call us"])
+    expect(text.locator("a")).to_have_attribute("href", "https://bank.example/form")
+
+
+def test_a_source_opens_the_approved_article(visit: Visit) -> None:
+    """In a dialog that takes the focus and closes with Escape."""
+    page = visit.chat()
+    ask(page).get_by_role("button", name="Source: When your card comes").click()
+    panel = page.get_by_role("dialog", name="When your card comes")
+    expect(panel.get_by_text("In 5 days.")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+
+
+def test_quick_replies_are_buttons_that_speak(visit: Visit, product: Product) -> None:
+    """Offered under the newest message; pressing one says it."""
+    page = visit.chat()
+    conversation_id = page.evaluate("JSON.parse(localStorage.getItem('rejoinder.chat')).conversation_id")
+    offer = Message("m_offer", conversation_id, 0, "bot", "Which one?", 1000.0, quick_replies=("Debit", "Credit"))
+    product.rig.store.add_reply(offer, None)
+    page.reload()
+    page.get_by_role("button", name="Debit").click()
+    expect(page.locator(".rj-user .rj-plain")).to_have_text("Debit")
+    expect(page.get_by_role("button", name="Credit")).to_have_count(0)
+
+
+def test_settings_are_kept_by_the_conversation(visit: Visit) -> None:
+    """Generated replies and not learning: both survive a reload and show in the other tab."""
+    page, other = visit.chat(), visit.chat()
+    page.get_by_role("button", name="Chat settings").click()
+    page.get_by_text("Generated", exact=True).click()
+    page.get_by_text("Learn from this conversation").click()
+    expect(other.locator(".rj-badge")).to_contain_text("not learning from this chat")
+    page.reload()
+    expect(page.locator(".rj-badge")).to_contain_text("not learning from this chat")
+    page.get_by_role("button", name="Chat settings").click()
+    expect(page.get_by_role("radio", name="Generated")).to_be_checked()
+
+
+def test_talking_to_a_person_is_one_press(visit: Visit) -> None:
+    """The bot says so and the banner stays."""
+    page = visit.chat()
+    page.get_by_role("banner").get_by_role("button", name="Talk to a person").click()
+    expect(page.get_by_text("A person will come.")).to_be_visible()
+    expect(page.get_by_text("A person will join this chat soon.")).to_be_visible()
+
+
+def test_solved_is_asked_once_and_answered(visit: Visit, product: Product) -> None:
+    """The answer is stored as an outcome and the thanks stay after a reload."""
+    page = visit.chat()
+    ask(page)
+    page.get_by_role("button", name="Yes, solved").click()
+    expect(page.get_by_text("Glad to hear it.")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Glad to hear it.")).to_be_visible()
+    expect(page.get_by_role("button", name="Yes, solved")).to_have_count(0)
+
+
+def test_a_new_conversation_starts_empty_in_every_tab(visit: Visit) -> None:
+    """Tabs share the conversation, also when it changes."""
+    page, other = visit.chat(), visit.chat()
+    ask(page)
+    expect(replies(other)).to_have_count(1)
+    page.get_by_role("button", name="Chat settings").click()
+    page.get_by_role("button", name="New conversation").click()
+    expect(replies(page)).to_have_count(0)
+    expect(replies(other)).to_have_count(0)
+    ask(other, "Hello again")
+    expect(page.get_by_text("Hello again")).to_be_visible()
+
+
+def test_a_refused_message_can_be_tried_again(visit: Visit, product: Product) -> None:
+    """Over the rate limit: one line, a retry that sends the same message once."""
+    page = visit.chat()
+    for number in range(20):
+        ask(page, f"question {number}")
+    say(page, "one too many")
+    expect(page.locator(".rj-failed .rj-plain")).to_have_text("one too many")
+    expect(page.locator(".rj-error")).to_contain_text("s.")
+    product.pass_time(120)
+    page.locator(".rj-error").get_by_role("button", name="Try again").click()
+    expect(replies(page)).to_have_count(21)
+    expect(page.get_by_text("one too many")).to_have_count(1)
+    expect(page.locator(".rj-failed")).to_have_count(0)
+
+
+def test_the_page_works_by_keyboard(visit: Visit) -> None:
+    """Shift+Enter is a new line, Enter sends; from the field back, Tab reaches the thumbs."""
+    page = visit.chat()
+    field = page.get_by_label("Your message")
+    field.press_sequentially("line one")
+    field.press("Shift+Enter")
+    field.press_sequentially("line two")
+    field.press("Enter")
+    expect(page.locator(".rj-user .rj-plain")).to_have_text(re.compile("line one\\s+line two"))
+    expect(replies(page)).to_have_count(1)
+    bad = replies(page).get_by_role("button", name="Bad reply")
+    for _ in range(8):
+        page.keyboard.press("Shift+Tab")
+        if bad.evaluate("button => button === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    expect(bad).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    expect(page.locator(".rj-vote-form")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_everything_without_scrolling_sideways(new_visit: Callable[..., Visit], scheme: str) -> None:
+    """390 pixels wide, light and dark, with the feedback form open."""
+    page = new_visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, reduced_motion="reduce").chat()
+    ask(page, "w" * 200).get_by_role("button", name="Bad reply").click()
+    expect(page.get_by_role("button", name="Send feedback")).to_be_visible()
+    assert page.evaluate("document.querySelector('.rj-scroll').scrollWidth <= 390")
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+
+
+def test_a_forgotten_conversation_becomes_a_new_one(visit: Visit) -> None:
+    """A token that the server does not know: the page starts over and says so."""
+    page = visit.chat()
+    page.evaluate(
+        "localStorage.setItem('rejoinder.chat', JSON.stringify({conversation_id: 'c_gone', token: 'p_1.bad'}))"
+    )
+    page.reload()
+    expect(page.get_by_text("Your earlier conversation is no longer available.")).to_be_visible()
+    ask(page)

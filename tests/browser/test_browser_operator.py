@@ -1,0 +1,102 @@
+"""The operator's pages in a real browser: signing in, reading a transcript, the studio's levers."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Visit
+from tests.browser.product import Product
+from tests.browser.test_browser_chat import HOSTILE, ask
+
+pytestmark = pytest.mark.browser
+
+
+def test_nobody_reads_conversations_without_signing_in(visit: Visit) -> None:
+    """Both pages lead to the sign-in form; their data routes refuse."""
+    for path in ("/operator", "/operator/", "/studio"):
+        expect(visit.open(path).get_by_label("Operator key")).to_be_visible()
+    for path in ("/operator/config", "/operator/gradio_api/startup-events", "/studio/gradio_api/info"):
+        assert visit.context.request.get(visit.home + path).status == 401
+
+
+def find(page: Page, words: str) -> None:
+    search = page.get_by_label("Search")
+    search.fill(words)
+    search.press("Enter")
+
+
+def test_the_operator_finds_and_reads_a_transcript(operator_visit: Visit) -> None:
+    """A search finds it; each reply shows its act, propensity, version and what the person said."""
+    reply = ask(operator_visit.chat(), "Where is my purple card?")
+    reply.get_by_role("button", name="Good reply").click()
+    page = operator_visit.open("/operator/")
+    find(page, "purple")
+    expect(page.locator(".dk-row")).to_have_count(1)
+    page.locator(".dk-row").click()
+    transcript = page.locator(".dk-transcript")
+    expect(transcript.get_by_text("Where is my purple card?")).to_be_visible()
+    step = transcript.locator(".dk-step")
+    expect(step.locator("summary")).to_contain_text("answer:card_arrival")
+    expect(step.locator("summary")).to_contain_text("v000001")
+    step.locator("summary").click()
+    # softmax(1, 0) = 0.731, 0.269
+    expect(step.locator(".dk-acts tbody tr")).to_have_count(2)
+    expect(step.locator(".dk-acts")).to_contain_text("73 %")
+    expect(step.get_by_text("thumb up")).to_be_visible()
+
+
+def test_hostile_text_is_inert_on_the_operators_page(operator_visit: Visit, product: Product) -> None:
+    """In the list and in the transcript; a dialog or a request outside fails the test by itself."""
+    product.script(HOSTILE)
+    ask(operator_visit.chat(), f"magenta {HOSTILE}")
+    page = operator_visit.open("/operator/")
+    find(page, "magenta")
+    page.locator(".dk-row").click()
+    expect(page.locator(".dk-message.dk-user .dk-text")).to_have_text(f"magenta {HOSTILE}")
+    expect(page.locator(":is(#dk-list, #dk-transcript) :is(img, script, iframe, b, a)")).to_have_count(0)
+
+
+def test_filters_narrow_the_list(operator_visit: Visit) -> None:
+    """By thumb; nothing that matches is said plainly."""
+    ask(operator_visit.chat(), "An amber question").get_by_role("button", name="Bad reply").click()
+    page = operator_visit.open("/operator/")
+    find(page, "amber")
+    expect(page.locator(".dk-row")).to_have_count(1)
+    page.get_by_label("Thumb", exact=True).click()
+    page.get_by_role("option", name="Has a thumb up").click()
+    expect(page.get_by_text("No conversation matches.")).to_be_visible()
+    page.get_by_label("Thumb", exact=True).click()
+    page.get_by_role("option", name="Has a thumb down").click()
+    expect(page.locator(".dk-row")).to_have_count(1)
+
+
+def test_the_studio_shows_versions_and_freezes_after_a_question(operator_visit: Visit, product: Product) -> None:
+    """No lever moves without a reason and a confirmation."""
+    ask(operator_visit.chat()).get_by_role("button", name="Good reply").click()
+    page = operator_visit.open("/studio/")
+    expect(page.locator(".dk-card").first).to_contain_text("v000000")
+    expect(page.get_by_role("cell", name="v000000").first).to_be_visible()
+    expect(page.locator(".dk-plot canvas, .dk-plot svg.marks").first).to_be_visible()
+    page.get_by_role("button", name="Freeze", exact=True).click()
+    expect(page.get_by_text("Write a reason first")).to_be_visible()
+    page.get_by_label("Reason").fill("audit <b>today</b>")
+    page.get_by_role("button", name="Freeze", exact=True).click()
+    expect(page.get_by_text("The champion stays, whatever the learner finds.")).to_be_visible()
+    assert not product.rig.versions.frozen
+    page.get_by_role("button", name="Yes, do it").click()
+    expect(page.get_by_text("learning is frozen")).to_be_visible()
+    assert product.rig.versions.frozen
+    page.get_by_label("Reason").fill("audit over")
+    page.get_by_role("button", name="Unfreeze").click()
+    page.get_by_role("button", name="Yes, do it").click()
+    expect(page.get_by_text("Done: v000000 serves, learning may publish.")).to_be_visible()
+    assert not product.rig.versions.frozen
+
+
+def test_signing_out_closes_the_pages(operator_visit: Visit) -> None:
+    """The cookie is gone; the next visit asks again."""
+    page = operator_visit.open("/operator/")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Operator key")).to_be_visible()
+    expect(operator_visit.open("/studio").get_by_label("Operator key")).to_be_visible()
