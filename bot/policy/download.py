@@ -107,7 +107,7 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a folder of our cache in one line, None when every file is as its manifest says."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "it is not there"
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} cannot be read"

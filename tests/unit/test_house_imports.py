@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("bot", "online_learning", "ui")
 
 HOMES: dict[str, tuple[str, ...]] = {
-    "torch": ("bot.policy.*", "online_learning", "online_learning.*"),
+    "torch": ("bot.policy.*", "bot.compose", "online_learning", "online_learning.*"),  # compose sets the thread count
     "transformers": ("bot.policy.*", "online_learning", "online_learning.*"),
     "peft": ("bot.policy.*", "online_learning", "online_learning.*"),
     "gradio": ("ui", "ui.*"),
