@@ -85,14 +85,19 @@ def test_a_question_asked_by_two_articles_is_refused(tmp_path: Path) -> None:
         load_domain(str(tmp_path))
 
     first, second = tmp_path / "articles/opening_hours.md", tmp_path / "articles/sundays.md"
-    expected = f"{second}:5: expected each title and question once, got 'is THE desk staffed on Sunday?' as in {first}:5"
+    expected = (
+        f"{second}:5: expected each title and question once, got 'is THE desk staffed on Sunday?' as in {first}:5"
+    )
     assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Opening-Hours.md", "articles/Opening-Hours.md:1: expected a file name of a-z, 0-9 and _, got 'Opening-Hours'"),
+        (
+            "Opening-Hours.md",
+            "articles/Opening-Hours.md:1: expected a file name of a-z, 0-9 and _, got 'Opening-Hours'",
+        ),
         ("notes.txt", "articles/notes.txt:1: expected only *.md files in articles, got 'notes.txt'"),
     ],
 )

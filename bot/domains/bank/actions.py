@@ -130,7 +130,8 @@ class ValidateFreezeCardForm(FormValidationAction):
 
     def extract_card_last4(self, dispatcher: CollectingDispatcher, tracker: Tracker, domain: Any) -> dict[str, Any]:
         found = _FOUR_DIGITS.findall(_text(tracker))
-        return {"card_last4": found[0]} if len(found) == 1 and not tracker.get_slot("card_last4") else {}
+        is_wanted = tracker.get_slot("requested_slot") in (None, "card_last4")
+        return {"card_last4": found[0]} if len(found) == 1 and is_wanted else {}
 
     def validate_card_last4(
         self, value: Any, dispatcher: CollectingDispatcher, tracker: Tracker, domain: Any
