@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 
-from bot.conversation import Act, ActKind, Decision, Signal, SignalKind
+from bot.conversation import Act, ActKind, Decision, Signal, SignalKind, digest
 
 Similarity = Callable[[str, str], float]
 """Of two user texts, 0 (nothing in common) to 1 (the same)."""
@@ -35,7 +35,8 @@ def rephrase_signal(
 ) -> Signal | None:
     """The REPHRASE signal about `previous`, the answer given to `previous_text`, when `text` asks the same again.
 
-    Its author is the person (their caps apply), its source the system. One per decision: the key says so.
+    Its author is the person (their caps apply), its source the system. The same text again is the same key; another
+    rephrasing of the same question takes its place, so one counts.
     """
     if Act.parse(previous.act).kind not in _ANSWERS or min(_num_words(previous_text), _num_words(text)) < MIN_WORDS:
         return None
@@ -43,7 +44,7 @@ def rephrase_signal(
     if not score >= threshold:
         return None
     return Signal(
-        key=f"rephrase:{previous.id}",
+        key=f"rephrase:{previous.id}:{digest(text)}",
         conversation_id=previous.conversation_id,
         kind=SignalKind.REPHRASE,
         value=min(score, 1.0),

@@ -36,8 +36,17 @@ def test_asking_again_speaks_against_the_answer_between() -> None:
         "p9",
         "system",
     )
-    assert (signal.key, signal.created_at) == ("rephrase:d7", 50.0)
+    assert signal.created_at == 50.0
     assert 0.6 <= signal.value <= 1.0
+
+
+def test_asking_a_third_time_is_a_key_of_its_own() -> None:
+    """A text sent again has the same key, or a retry would be a conflict; another text has another."""
+    texts = ("where's my new card", "where's my new card", "so where is my new card")
+    signals = [rephrase_signal(make_decision(), "Where is my new card?", text, 0.0) for text in texts]
+    keys = [signal.key for signal in signals if signal]
+    assert len(keys) == 3
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_another_question_is_no_rephrase() -> None:
