@@ -197,6 +197,7 @@ def _add_measuring(commands: Any) -> None:
     simulate.add_argument("--noise", choices=NOISE, default="mild", help="how well the thumbs tell the truth")
     simulate.add_argument("--rate", type=_share, default=0.2, metavar="R", help="share of replies that get a thumb")
     simulate.add_argument("--async", dest="asynchronous", action="store_true", help="do not wait for the learner")
+    simulate.add_argument("--eval", type=_file, metavar="F.jsonl", help="labelled questions to evaluate on")
     simulate.add_argument("--taste", metavar="NAME", help="the style of generated replies that users like")
     simulate.add_argument("--reply", choices=("approved", "generated"), default="approved")
     simulate.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="repeat K times")

@@ -94,9 +94,16 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
 
 def run_server(settings: Settings) -> int:
     """`rejoinder serve`: until SIGTERM or Ctrl-C. Returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    quiet_logging()
     asyncio.run(_serve(settings))
     return 0
+
+
+def quiet_logging() -> None:
+    """Our own lines at INFO; libraries only when something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("bot", "ui", "online_learning"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 async def _serve(settings: Settings) -> None:

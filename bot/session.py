@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from bot import render
+from bot.actions.responses import fill_response
 from bot.conversation import (
     Act,
     ActKind,
@@ -75,9 +76,21 @@ class ActionResult(Protocol):
     def slots(self) -> dict[str, Any]:
         """Slots that changed."""
 
+    @property
+    def buttons(self) -> Sequence[str]:
+        """Quick replies offered with the texts."""
 
-class FormFilling(ActionResult, Protocol):
+
+class FormFilling(Protocol):
     """One step of a form."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """Bot messages, in order."""
+
+    @property
+    def slots(self) -> dict[str, Any]:
+        """Slots that changed."""
 
     @property
     def next_slot(self) -> str | None:
@@ -201,8 +214,8 @@ class Session:
         messages = [line for line in messages if line.seq <= message.seq]
         tracker = await asyncio.to_thread(self._tracker, conversation.id)
         state = _state(conversation.id, messages, tracker)
-        await self._note_rephrase(conversation, messages)
-        tracker, form, texts = await self._advance_form(conversation, state, tracker)
+        await self._note_rephrase(messages)
+        tracker, form, texts = await self._advance_form(conversation.person_id, state, tracker)
         found = await self._knowledge.find(render.query_text(state), self._settings.policy.num_candidates)
         temperature = self._settings.policy.temperature
         legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form)
@@ -210,7 +223,7 @@ class Session:
         took_ms = (time.perf_counter() - started) * 1000
         return Situation(conversation, state, tracker, legal, texts, turn, took_ms)
 
-    async def _note_rephrase(self, conversation: Conversation, messages: Sequence[Message]) -> None:
+    async def _note_rephrase(self, messages: Sequence[Message]) -> None:
         """Asking the same again speaks against the answer in between."""
         said = [line for line in messages if line.role == "user"]
         answers = [line for line in messages if line.decision_id]
@@ -222,19 +235,18 @@ class Session:
             await asyncio.to_thread(self._store.add_signal, signal)
 
     async def _advance_form(
-        self, conversation: Conversation, state: State, tracker: Tracker
+        self, person_id: str, state: State, tracker: Tracker
     ) -> tuple[Tracker, FormStep | None, tuple[str, ...]]:
         """Let an active form take what it asked for."""
         if not tracker.active_form:
             return tracker, None, ()
-        filled = await self._actions.fill(
-            tracker.active_form, state=state, person_id=conversation.person_id, domain=self._domain
-        )
-        action = next(name for name, form in self._domain.action_forms.items() if form == tracker.active_form)
+        form = tracker.active_form
+        filled = await self._actions.fill(form, state=state, person_id=person_id, domain=self._domain)
+        action = next(name for name, needed in self._domain.action_forms.items() if needed == form)
         asked = Act(ActKind.ASK, filled.next_slot) if filled.next_slot else Act(ActKind.RUN, action)
         progressed = filled.next_slot != tracker.requested_slot
         after = replace(tracker, slots=tracker.slots | filled.slots, requested_slot=filled.next_slot or "")
-        return after, FormStep(asked.id, progressed), tuple(filled.texts)
+        return after, FormStep(asked.id, progressed, action), tuple(filled.texts)
 
     def _act_request(self, situation: Situation) -> ActRequest:
         scores_text = "causal" in self._settings.policy.parts
@@ -283,32 +295,39 @@ class Session:
         titles = tuple(self._domain.articles[name].title for name in act.target.split("|"))
         return Spoken(self._wording("utter_clarify"), situation.tracker, quick_replies=titles)
 
-    async def _handoff(self, act: Act, situation: Situation) -> Spoken:
+    async def _handoff(self, _: Act, situation: Situation) -> Spoken:
         return Spoken(self._wording("utter_handoff"), situation.tracker, status="waiting")
 
     async def _ask(self, act: Act, situation: Situation) -> Spoken:
-        form = situation.tracker.active_form
+        form, tracker = situation.tracker.active_form, replace(situation.tracker, requested_slot=act.target)
         names = (f"utter_ask_{form}_{act.target}", f"utter_ask_{act.target}")
         name = next((name for name in names if name in self._domain.responses), names[1])
-        variant = self._domain.responses[name][0]
+        variant = fill_response(self._domain.responses[name][0], tracker.slots)
         text = "\n\n".join((*situation.form_texts, variant.text))
-        return Spoken(text, replace(situation.tracker, requested_slot=act.target), quick_replies=variant.buttons)
+        return Spoken(text, tracker, quick_replies=variant.buttons)
 
     async def _run(self, act: Act, situation: Situation) -> Spoken:
-        """Run an action, or start the form that it needs first."""
-        form = self._domain.action_forms.get(act.target)
-        tracker = situation.tracker
+        """Run an action; one that needs a form starts it, and runs at once when the message already filled it."""
+        form, tracker = self._domain.action_forms.get(act.target), situation.tracker
         if form and tracker.active_form != form:
-            first = self._domain.forms[form][0]
-            empty = {slot: None for slot in self._domain.forms[form]}
-            started = replace(tracker, active_form=form, requested_slot=first, slots=tracker.slots | empty)
-            return await self._ask(Act(ActKind.ASK, first), replace(situation, tracker=started))
+            situation = await self._start_form(form, situation)
+            tracker = situation.tracker
+            if tracker.requested_slot:
+                return await self._ask(Act(ActKind.ASK, tracker.requested_slot), situation)
         state = replace(situation.state, slots=tracker.slots)
-        done = await self._actions.run(
-            act.target, state=state, person_id=situation.conversation.person_id, domain=self._domain
-        )
+        person_id = situation.conversation.person_id
+        done = await self._actions.run(act.target, state=state, person_id=person_id, domain=self._domain)
         text = "\n\n".join((*situation.form_texts, *done.texts))
-        return Spoken(text, Tracker(slots=tracker.slots | done.slots))
+        return Spoken(text, Tracker(slots=tracker.slots | done.slots), quick_replies=tuple(done.buttons))
+
+    async def _start_form(self, form: str, situation: Situation) -> Situation:
+        """Empty the form's slots, then let it take what the message already says."""
+        slots = situation.tracker.slots | dict.fromkeys(self._domain.forms[form])
+        state = replace(situation.state, slots=slots, active_form=form, requested_slot="")
+        person_id = situation.conversation.person_id
+        filled = await self._actions.fill(form, state=state, person_id=person_id, domain=self._domain)
+        tracker = Tracker(slots | filled.slots, form, filled.next_slot or "")
+        return replace(situation, tracker=tracker, form_texts=tuple(filled.texts))
 
     # --- saying it --------------------------------------------------------------------------------------------------
     async def _speak(

@@ -50,6 +50,8 @@ class LearnSettings:
     window: int = 2048
     """Replay window: newest rated decisions an update may draw from."""
     holdout_share: float = 0.15
+    lockstep: bool = False
+    """The learner works only when a simulator tells it to, so that a seed reproduces a run."""
     poll_s: float = 0.5
     threads: int = 0
     """Torch threads of the learner; 0 leaves torch's choice."""
@@ -207,9 +209,18 @@ def _coerce(name: str, kind: Any, value: Any) -> Any:
             return None if value in (None, "") else int(value)
         if kind == tuple[str, ...]:
             return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+        if kind is bool:
+            return _as_bool(value)
         return kind(value) if kind in (int, float, str) else value
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name}: expected {getattr(kind, '__name__', kind)}, got {value!r}") from error
+
+
+def _as_bool(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if str(value).lower() not in words:
+        raise ValueError(value)
+    return words[str(value).lower()]
 
 
 def with_flags(settings: Settings, **changes: Any) -> Settings:

@@ -26,6 +26,10 @@ class LearnerConfig:
     grad_clip: float = 1.0
     min_ess_share: float = 0.1
     """Below this share of effective rows the window is too far from the policy: only fresh rows are used."""
+    baseline: float | None = -0.5
+    """What a reply is expected to earn. A number: the same for all; None: V(state) of the value head."""
+    reward_scale: float = 2.0
+    """Rewards are multiplied by this before learning, so that a plain thumb (0.5 by the shipped rules) is 1."""
     gamma: float = 1.0
     gae_lambda: float = 0.95
     text_epochs: int = 2
@@ -38,4 +42,6 @@ class LearnerConfig:
     rescore_tolerance: float = 1e-3
     """A row whose stored log-probability is further off is refused and counted (invariant 1; 1e-4 is what one machine
     in fp32 keeps, the rest is room for another device)."""
+    holdout_rows: int = 600
+    """Newest held-out rated rows that the gate looks at."""
     keep_checkpoints: int = 5

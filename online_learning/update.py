@@ -10,16 +10,19 @@ Shapes: B rows of a minibatch, A legal acts, T generated tokens.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from bot.conversation import Decision, Generated
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, ActRow, PolicyModel, Scored, ValueHead, lora_config
+from bot.policy.model import BASE, ActRow, AdaptedModel, PolicyModel, Scored, ValueHead, lora_config
 from online_learning.advantages import Credit
 from online_learning.algorithms import ALGORITHMS
 from online_learning.algorithms.types import LossInputs
@@ -38,7 +41,6 @@ class References:
 
     prox: Sequence[Tensor]
     start: Sequence[Tensor]
-    states_B_D: Tensor
 
 
 def act_row(decision: Decision) -> ActRow:
@@ -54,33 +56,39 @@ class Learner:
         self.config = config
         self.writer = writer
         self.value = ValueHead(model.encoder.width).to(model.encoder.device)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.model.encoder.model.create(CURRENT, lora_config(config.rank, config.lora_alpha), trainable=True)
         if writer is not None:
-            self.attach_writer(writer)
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+            writer.model.create(CURRENT, self._text_lora(), trainable=True)
         self.reset_optimizers()
 
     def attach_writer(self, writer: CausalPart) -> None:
         """Train a causal part as well, from now on."""
         self.writer = writer
-        writer.model.create(CURRENT, lora_config(self.config.text_rank, 2 * self.config.text_rank), trainable=True)
+        writer.model.create(CURRENT, self._text_lora(), trainable=True)
+        self.optimizers["text"] = self._text_optimizer(writer)
 
     def reset_optimizers(self) -> None:
         """Forget momentum: the weights were replaced from outside."""
         config = self.config
-        act_groups = [
+        groups = [
             {"params": list(self.model.encoder.model.parameters(CURRENT).values()), "lr": config.learning_rate},
             {"params": list(self.value.parameters()), "lr": config.value_learning_rate, "weight_decay": 0.0},
         ]
         if self.model.causal is not None:
             causal = list(self.model.causal.model.parameters(CURRENT).values())
-            act_groups.append({"params": causal, "lr": config.text_learning_rate})
-        self.optimizers = {"acts": torch.optim.AdamW(act_groups, weight_decay=config.weight_decay)}
+            groups.append({"params": causal, "lr": config.text_learning_rate})
+        self.optimizers = {"acts": torch.optim.AdamW(groups, weight_decay=config.weight_decay)}
         if self.writer is not None:
-            text = list(self.writer.model.parameters(CURRENT).values())
-            self.optimizers["text"] = torch.optim.AdamW(
-                text, lr=config.text_learning_rate, weight_decay=config.weight_decay
-            )
+            self.optimizers["text"] = self._text_optimizer(self.writer)
+
+    def _text_lora(self) -> LoraConfig:
+        return lora_config(self.config.text_rank, 2 * self.config.text_rank)
+
+    def _text_optimizer(self, writer: CausalPart) -> torch.optim.Optimizer:
+        parameters = list(writer.model.parameters(CURRENT).values())
+        config = self.config
+        return torch.optim.AdamW(parameters, lr=config.text_learning_rate, weight_decay=config.weight_decay)
 
     # --- scoring without gradient -------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -102,29 +110,54 @@ class Learner:
             batch = [act_row(decision) for decision in decisions[start : start + SCORING_BATCH]]
             yield self.model.score(batch, [adapter] * len(batch))
 
-    @torch.no_grad()
     def references(self, decisions: Sequence[Decision]) -> References:
         """Prox and start distributions of the rows."""
-        scored = list(self._scored(decisions, CURRENT))
-        prox = [logprobs_A for batch in scored for logprobs_A in _unpadded(batch)]
-        return References(prox, self.score(decisions, BASE), torch.cat([batch.states_B_D for batch in scored]))
+        return References(self.score(decisions, CURRENT), self.score(decisions, BASE))
+
+    # --- weights ------------------------------------------------------------------------------------------------------
+    def snapshot(self) -> dict[str, Any]:
+        """Everything an update changes, to come back to after a refusal."""
+        return {
+            "parts": {name: part.weights(CURRENT) for name, part in self.adapted.items()},
+            "value": {key: tensor.clone() for key, tensor in self.value.state_dict().items()},
+            "optimizers": {name: copy.deepcopy(opt.state_dict()) for name, opt in self.optimizers.items()},
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Undo everything since `snapshot`."""
+        for name, weights in snapshot["parts"].items():
+            self.adapted[name].set_weights(CURRENT, weights)
+        self.value.load_state_dict(snapshot["value"])
+        for name, state in snapshot["optimizers"].items():
+            self.optimizers[name].load_state_dict(state)
+
+    @property
+    def adapted(self) -> dict[str, AdaptedModel]:
+        """The parts that are trained, by name."""
+        parts = {"encoder": self.model.encoder.model}
+        return parts | ({"causal": self.writer.model} if self.writer is not None else {})
+
+    def is_finite(self) -> bool:
+        """Whether every trained number is one."""
+        tensors = [tensor for part in self.adapted.values() for tensor in part.parameters(CURRENT).values()]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in (*tensors, *self.value.parameters()))
 
     # --- training -----------------------------------------------------------------------------------------------------
-    def update(self, credits: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+    def update(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
         """Train on the rows in place. Returns the mean metrics of the last epoch, `epochs` done among them."""
-        metrics = self._update_acts(credits, rng, progress)
-        written = [credit for credit in credits if credit.decision.generated is not None]
+        metrics = self._update_acts(earned, rng, progress)
+        written = [credit for credit in earned if credit.decision.generated is not None]
         if written and self.writer is not None:
             metrics |= self._update_text(written[-self.config.text_rows_per_update :], rng, progress)
         return metrics
 
-    def _update_acts(self, credits: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
-        references = self.references([credit.decision for credit in credits])
+    def _update_acts(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+        references = self.references([credit.decision for credit in earned])
         means: dict[str, float] = {}
         for epoch in range(self.config.epochs):
             seen: list[dict[str, Tensor]] = []
-            for batch in _batches(len(credits), self.config.batch_size, rng):
-                inputs = self._act_inputs([credits[i] for i in batch], batch, references)
+            for batch in _batches(len(earned), self.config.batch_size, rng):
+                inputs = self._act_inputs([earned[i] for i in batch], batch, references)
                 seen.append(self._step("acts", inputs))
             progress("acts", epoch + 1, self.config.epochs)
             means = _means(seen) | {"epochs": float(epoch + 1)}
@@ -132,8 +165,8 @@ class Learner:
                 break
         return means
 
-    def _act_inputs(self, credits: Sequence[Credit], batch: Sequence[int], references: References) -> LossInputs:
-        decisions = [credit.decision for credit in credits]
+    def _act_inputs(self, earned: Sequence[Credit], batch: Sequence[int], references: References) -> LossInputs:
+        decisions = [credit.decision for credit in earned]
         scored = self.model.score([act_row(decision) for decision in decisions], [CURRENT] * len(decisions))
         width, device = scored.logprobs_B_A.shape[1], scored.logprobs_B_A.device
         prox_B_A = _padded([references.prox[i] for i in batch], width)
@@ -145,24 +178,24 @@ class Learner:
             prox_logprobs_B_A=prox_B_A,
             champion_logprobs_B_A=prox_B_A,
             start_logprobs_B_A=_padded([references.start[i] for i in batch], width),
-            advantages_B=torch.tensor([credit.advantage for credit in credits], device=device, dtype=torch.float32),
-            returns_B=torch.tensor([credit.value_target for credit in credits], device=device, dtype=torch.float32),
+            advantages_B=torch.tensor([credit.advantage for credit in earned], device=device, dtype=torch.float32),
+            returns_B=torch.tensor([credit.value_target for credit in earned], device=device, dtype=torch.float32),
             values_B=self.value(scored.states_B_D),
-            weights_B=torch.ones(len(credits), device=device),
+            weights_B=torch.ones(len(earned), device=device),
         )
 
-    def _update_text(self, credits: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
+    def _update_text(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
         writer = self._need_writer()
-        references = self.references([credit.decision for credit in credits])
-        texts = [_generated(credit.decision) for credit in credits]
+        references = self.references([credit.decision for credit in earned])
+        texts = [_generated(credit.decision) for credit in earned]
         with torch.no_grad():
             prox = [writer.token_logprobs([text], [CURRENT])[0][0] for text in texts]
         means: dict[str, float] = {}
         for epoch in range(self.config.text_epochs):
             seen: list[dict[str, Tensor]] = []
-            for batch in _batches(len(credits), self.config.text_batch_size, rng):
+            for batch in _batches(len(earned), self.config.text_batch_size, rng):
                 with torch.no_grad():
-                    acts = self._act_inputs([credits[i] for i in batch], batch, references)
+                    acts = self._act_inputs([earned[i] for i in batch], batch, references)
                 inputs = self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch])
                 seen.append(self._step("text", inputs))
             progress("text", epoch + 1, self.config.text_epochs)
@@ -183,7 +216,7 @@ class Learner:
         loss, metrics = _loss(self.config, inputs)
         opt = self.optimizers[optimizer]
         opt.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         parameters = [p for group in opt.param_groups for p in group["params"]]
         metrics["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         opt.step()

@@ -7,6 +7,7 @@ code) are what embeddings miss. It does not take another's place: on bankdesk th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class Retriever:
         flat = [text for group in texts.values() for text in group]
         vectors = await self._index.vectors(flat, self._embedder)
         starts = np.cumsum([0, *(len(group) for group in texts.values())])
-        means = np.stack([vectors[a:b].mean(0) for a, b in zip(starts, starts[1:], strict=False)])
+        means = np.stack([vectors[a:b].mean(0) for a, b in pairwise(starts)])
         self._matrix_N_D = means / np.linalg.norm(means, axis=1, keepdims=True)
         self._names = list(texts)
         self._index.put_articles(self.domain.articles)

@@ -38,10 +38,16 @@ class FormStep:
     """`ask:slot`, or `run:action` when it is filled."""
     progressed: bool
     """Whether the message gave what was asked."""
+    action: str
+    """What the form is filled for: not legal a second time while it is."""
 
 
 def legal_acts(
-    domain: Domain, articles: Sequence[Candidate], triggers: Sequence[Candidate], temperature: float, form: FormStep | None
+    domain: Domain,
+    articles: Sequence[Candidate],
+    triggers: Sequence[Candidate],
+    temperature: float,
+    form: FormStep | None,
 ) -> tuple[LegalAct, ...]:
     """Answers to the candidates, then whatever else the domain and the active form allow; hand-over always."""
     weakest = articles[-1].similarity if articles else -1.0
@@ -53,6 +59,8 @@ def legal_acts(
     else:
         score = FORM_PRIOR if form.progressed else REASK_PRIOR
         acts.append(LegalAct(form.next_act, (), score / temperature))
+        others = [found for found in triggers if found.name in domain.actions and found.name != form.action]
+        acts += [act for found in others for act in _triggered(domain, found.name)]
     acts += _floors(domain.triggers, temperature)
     acts.append(_handoff(domain))
     return tuple(acts)
@@ -63,9 +71,7 @@ def _triggered(domain: Domain, name: str) -> list[LegalAct]:
     examples = domain.triggers[name].examples
     if name in domain.responses:
         variants = enumerate(domain.responses[name])
-        return [
-            LegalAct(Act(ActKind.RESPOND, name, i).id, (*examples, variant.text)) for i, variant in variants
-        ]
+        return [LegalAct(Act(ActKind.RESPOND, name, i).id, (*examples, variant.text)) for i, variant in variants]
     if name in domain.actions:
         return [LegalAct(Act(ActKind.RUN, name).id, examples)]
     return []

@@ -111,14 +111,14 @@ class AdapterStore:
         files = {name: _sha256(staged / name) for name in sorted(_relative_files(staged))}
         odd = set(files) - ALLOWED_FILES
         if odd:
-            raise AdapterError(f"{staged}: expected only {sorted(ALLOWED_FILES)}, got {sorted(odd)[0]}")
+            raise AdapterError(f"{staged}: expected only {sorted(ALLOWED_FILES)}, got {min(odd)}")
         body = asdict(manifest) | {"files": files}
         sealed = {"manifest": body, "signature": self._sign(body)}
         (staged / MANIFEST).write_text(json.dumps(sealed, indent=1, sort_keys=True))
         for path in sorted(staged.rglob("*"), reverse=True):
             _fsync(path)
         _fsync(staged)
-        os.rename(staged, self.root / manifest.version)
+        staged.rename(self.root / manifest.version)
         _fsync(self.root)
         return manifest.version
 
@@ -140,7 +140,7 @@ class AdapterStore:
     def _verify_files(self, folder: Path, version: str, expected: Mapping[str, str]) -> None:
         found = _relative_files(folder) - {MANIFEST}
         if found != set(expected) or not found <= ALLOWED_FILES:
-            odd = sorted(found ^ set(expected) or found - ALLOWED_FILES)[0]
+            odd = min(found ^ set(expected) or found - ALLOWED_FILES)
             raise AdapterError(f"{version}: expected the manifest's files and no others, odd one: {odd}")
         for name, sha256 in expected.items():
             if _sha256(folder / name) != sha256:
@@ -289,7 +289,7 @@ def _write_atomic(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(aside, path)
+    aside.replace(path)
     _fsync(path.parent)
 
 

@@ -36,7 +36,7 @@ class CausalPart:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(f"{folder}: expected a tokenizer with a chat template, got none")
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self.model = AdaptedModel(base.to(self.device))
         self.width: int = base.config.hidden_size
         self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
@@ -150,7 +150,8 @@ class CausalPart:
         logits_T_V = self.model([adapter], input_ids=ids_1_L, logits_to_keep=count).logits[0].float()
         logprobs_T_V = (logits_T_V / row.temperature).masked_fill(~self._masks(row), -torch.inf).log_softmax(-1)
         chosen_T_1 = torch.tensor(row.token_ids, device=self.device).unsqueeze(-1)
-        return logprobs_T_V.gather(-1, chosen_T_1).squeeze(-1)
+        chosen_logprobs_T: Tensor = logprobs_T_V.gather(-1, chosen_T_1).squeeze(-1)
+        return chosen_logprobs_T
 
     def _masks(self, row: Generated) -> Tensor:
         """Grounding masks [T, V] of every step, from the tokens before it."""
@@ -167,8 +168,7 @@ class CausalPart:
         return (logits_V.float() / temperature).masked_fill(~allowed_V, -torch.inf).log_softmax(-1)
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _literal(text: str) -> str:

@@ -55,7 +55,7 @@ class Engine:
         self._temperature = temperature
         self._load_causal = load_causal
         self._causal: CausalPart | None = model.causal
-        self._on_swap = on_swap or (lambda version, took_ms: None)
+        self._on_swap = on_swap
         self._encoder_thread = ThreadPoolExecutor(1, "encoder")
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
@@ -87,13 +87,16 @@ class Engine:
         """Swap whenever the pointer moves. Runs until cancelled."""
         while True:
             try:
-                pointer = self._adapters.champion()
-                if pointer.version != self._champion and self._refused.get(pointer.version) != pointer.since:
-                    if not await self._adopt(pointer.version):
-                        self._refused[pointer.version] = pointer.since
+                await self._follow_once()
             except (AdapterError, OSError) as error:
-                log.error("champion pointer: %s; still serving %s", error, self._champion)
+                log.warning("champion pointer: %s; still serving %s", error, self._champion)
             await asyncio.sleep(poll_s)
+
+    async def _follow_once(self) -> None:
+        pointer = self._adapters.champion()
+        is_news = pointer.version != self._champion and self._refused.get(pointer.version) != pointer.since
+        if is_news and not await self._adopt(pointer.version):
+            self._refused[pointer.version] = pointer.since
 
     # --- Policy -----------------------------------------------------------------------------------------------------
     @property
@@ -191,10 +194,11 @@ class Engine:
             if version != BASE_VERSION:
                 await self._load(version)
         except (AdapterError, NotFound) as error:
-            log.error("refused %s: %s; still serving %s", version, error, self._champion)
+            log.warning("refused %s: %s; still serving %s", version, error, self._champion)
             return False
         self._champion = version
-        self._on_swap(version, (time.perf_counter() - started) * 1000)
+        if self._on_swap is not None:
+            self._on_swap(version, (time.perf_counter() - started) * 1000)
         log.info("serving %s", version)
         await self._free_unused()
         return True
@@ -236,7 +240,9 @@ class Engine:
             got_A = self._model.score([row], [version]).logprobs_B_A[0].cpu()
             off = float((got_A - torch.tensor(probe.logprobs)).abs().max())
             if not off <= PROBE_TOLERANCE:
-                raise AdapterError(f"{version}: canary log-probabilities are off by {off:.2g} (allowed {PROBE_TOLERANCE})")
+                raise AdapterError(
+                    f"{version}: canary log-probabilities are off by {off:.2g} (allowed {PROBE_TOLERANCE})"
+                )
 
     async def _free_unused(self) -> None:
         idle = [v for v in self._loaded if v != self._champion and self._refs[v] == 0]

@@ -74,7 +74,7 @@ class AdaptedModel:
     def create(self, name: str, config: LoraConfig, *, trainable: bool = False) -> None:
         """Add an adapter that changes nothing yet (LoRA B is zero)."""
         if self._peft is None:
-            self._peft = get_peft_model(self._base, config, adapter_name=name)  # type: ignore[arg-type]
+            self._peft = get_peft_model(self._base, config, adapter_name=name)
         else:
             self._peft.add_adapter(name, config)
         self._peft.eval()
@@ -95,7 +95,7 @@ class AdaptedModel:
         expected = {key: value.shape for key, value in self.weights(name).items()}
         got = {key: value.shape for key, value in tensors.items()}
         if expected != got:
-            odd = sorted(set(expected.items()) ^ set(got.items()), key=str)[0]
+            odd = min(set(expected.items()) ^ set(got.items()), key=str)
             raise AdapterError(f"adapter {name}: expected {len(expected)} tensors of this base model, odd one: {odd}")
         with torch.no_grad():
             set_peft_model_state_dict(self._need(), tensors, adapter_name=name)
@@ -205,7 +205,7 @@ class EncoderPart:
     def _remember(self, missing: dict[str, tuple[str, ...]], capacity: int = 50_000) -> None:
         vectors = self.embed_texts([text for texts in missing.values() for text in texts])
         sizes = [len(texts) for texts in missing.values()]
-        for key, group in zip(missing, vectors.split(sizes), strict=True):
+        for key, group in zip(missing, torch.split(vectors, sizes), strict=True):
             self._acts[key] = nn.functional.normalize(group.mean(0), dim=-1)
         while len(self._acts) > capacity:
             self._acts.popitem(last=False)
@@ -286,4 +286,3 @@ def fingerprint(folder: Path) -> str:
             hasher.update(stream.read())
         hasher.update(str(path.stat().st_size).encode())
     return hasher.hexdigest()[:16]
-

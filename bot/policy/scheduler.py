@@ -19,7 +19,9 @@ Out = TypeVar("Out")
 class MicroBatcher(Generic[In, Out]):
     """Runs `work(items) -> results` on `executor`; results stand in the order of items."""
 
-    def __init__(self, executor: Executor, work: Callable[[Sequence[In]], Sequence[Out]], *, max_batch: int = 32) -> None:
+    def __init__(
+        self, executor: Executor, work: Callable[[Sequence[In]], Sequence[Out]], *, max_batch: int = 32
+    ) -> None:
         self._executor = executor
         self._work = work
         self._max_batch = max_batch
@@ -41,7 +43,7 @@ class MicroBatcher(Generic[In, Out]):
             items = [item for item, _ in batch]
             try:
                 results = await asyncio.get_running_loop().run_in_executor(self._executor, self._work, items)
-            except Exception as error:  # The boundary of the worker: each waiting request gets the error as its own.
+            except Exception as error:  # noqa: BLE001 - the worker's boundary: each request gets the error as its own
                 for _, future in batch:
                     _settle(future, error=error)
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from bot.conversation import BASE_VERSION, Generated, LegalAct
@@ -97,7 +97,7 @@ class ScriptedLease:
             parts=("encoder",),
         )
 
-    async def write(self, request: TextRequest) -> AsyncIterator[TextDelta]:
+    async def write(self, request: TextRequest) -> AsyncGenerator[TextDelta, None]:
         """The scripted tokens, one delta each; the last one carries the record."""
         self._record(request)
         self._policy.started.set()

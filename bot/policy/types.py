@@ -12,6 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from bot.conversation import Generated, LegalAct
 
 
@@ -97,5 +100,5 @@ class Embedder(Protocol):
     def name(self) -> str:
         """Model name and hash: embeddings of different models never mix."""
 
-    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        """One unit vector per text, in order."""
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """One unit vector [N, D] per text, in order."""

@@ -1,0 +1,143 @@
+"""What the gate is shown: held-out choices under three policies, distances, and whether stored rows re-score."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bot.conversation import BASE_VERSION, Decision
+from bot.errors import AdapterError, NotFound
+from bot.feedback.store import Rated
+from bot.policy.adapters import AdapterStore
+from bot.policy.model import BASE
+from bot.policy.weights import read_version
+from online_learning.batch import logged_choices
+from online_learning.gate import Evidence, HeldOut, TestResults
+from online_learning.statistics import Floats
+from online_learning.update import CURRENT, Learner
+
+RESCORE = "rescore"
+"""Adapter name under which an older version is loaded to re-score its rows."""
+
+
+def rescore(
+    learner: Learner, adapters: AdapterStore, decisions: Sequence[Decision], current_version: str
+) -> dict[str, float]:
+    """Largest |stored - recomputed| log-probability of each row under the row's own version, in nats (invariant 1).
+
+    Infinite where the version is gone or cannot be trusted, or no causal model is loaded for generated text.
+    """
+    errors: dict[str, float] = {}
+    by_version: defaultdict[str, list[Decision]] = defaultdict(list)
+    for decision in decisions:
+        by_version[decision.version].append(decision)
+    for version, rows in by_version.items():
+        try:
+            with _loaded(learner, adapters, version, current_version) as adapter:
+                errors |= {row.id: error for row, error in zip(rows, _errors(learner, rows, adapter), strict=True)}
+        except (AdapterError, NotFound):
+            errors |= {row.id: float("inf") for row in rows}
+    return errors
+
+
+@contextmanager
+def _loaded(learner: Learner, adapters: AdapterStore, version: str, current_version: str) -> Iterator[str]:
+    """The adapter name to score a version's rows with."""
+    if version in (BASE_VERSION, current_version):
+        yield BASE if version == BASE_VERSION else CURRENT
+        return
+    files = read_version(adapters, version)
+    parts = {"encoder": (files.encoder, files.encoder_config), "causal": (files.causal, files.causal_config)}
+    loaded = []
+    try:
+        for name, (weights, config) in parts.items():
+            if name in learner.adapted and weights is not None and config is not None:
+                learner.adapted[name].load(RESCORE, config, weights)
+                loaded.append(name)
+        yield RESCORE
+    finally:
+        for name in loaded:
+            learner.adapted[name].delete(RESCORE)
+
+
+def _errors(learner: Learner, rows: Sequence[Decision], adapter: str) -> list[float]:
+    acts = [
+        _largest_gap(torch.tensor(row.logprobs), logprobs_A.cpu())
+        for row, logprobs_A in zip(rows, learner.score(rows, adapter), strict=True)
+    ]
+    return [max(error, _text_error(learner, row, adapter)) for error, row in zip(acts, rows, strict=True)]
+
+
+@torch.no_grad()
+def _text_error(learner: Learner, row: Decision, adapter: str) -> float:
+    if row.generated is None:
+        return 0.0
+    if learner.writer is None:
+        return float("inf")
+    name = adapter if adapter in learner.writer.model.names else BASE
+    logprobs_T = learner.writer.token_logprobs([row.generated], [name])[0][0]
+    return _largest_gap(torch.tensor(row.generated.logprobs), logprobs_T.cpu())
+
+
+def _largest_gap(stored: Tensor, recomputed: Tensor, floor: float = -20.0) -> float:
+    """Where both say "never" (below exp(floor)) their difference means nothing."""
+    gap = (stored.double().clamp(min=floor) - recomputed.double().clamp(min=floor)).abs().max()
+    return float(gap) if bool(torch.isfinite(gap)) else float("inf")
+
+
+def mean_kl(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Mean KL(first || second) over rows of log-probabilities [A], nats; 0 without rows."""
+    found = [float((p_A.exp() * (p_A - q_A)).sum()) for p_A, q_A in zip(first, second, strict=True)]
+    return float(np.mean(found)) if found else 0.0
+
+
+def held_out(
+    rows: Sequence[Rated], candidate: Sequence[Tensor], champion: Sequence[Tensor], start: Sequence[Tensor]
+) -> HeldOut | None:
+    """The gate's rows under the three policies; None without rows."""
+    if not rows:
+        return None
+    logs = logged_choices(rows)
+    width = logs.behaviour_B_A.shape[1]
+    return HeldOut(logs, _table(candidate, width), _table(champion, width), _table(start, width))
+
+
+def _table(rows: Sequence[Tensor], width: int) -> Floats:
+    probabilities_B_A = np.zeros((len(rows), width))
+    for i, logprobs_A in enumerate(rows):
+        probabilities_B_A[i, : len(logprobs_A)] = logprobs_A.double().exp().cpu().numpy()
+    return probabilities_B_A
+
+
+def collect_evidence(
+    learner: Learner,
+    rows: Sequence[Rated],
+    recent: Sequence[Decision],
+    champion_scores: Mapping[str, Sequence[Tensor]],
+    tests: tuple[TestResults, TestResults],
+    must_pass: frozenset[str],
+    rescore_error: float,
+) -> Evidence:
+    """Score the candidate (CURRENT) and put it beside what was scored before the update.
+
+    `champion_scores`: `held_out` and `recent` -> log-probabilities under the champion; `tests`: candidate's, champion's.
+    """
+    decisions = [row.decision for row in rows]
+    on_recent = learner.score(recent, CURRENT)
+    return Evidence(
+        held_out=held_out(
+            rows, learner.score(decisions, CURRENT), champion_scores["held_out"], learner.score(decisions, BASE)
+        ),
+        candidate_tests=tests[0],
+        champion_tests=tests[1],
+        must_pass=must_pass,
+        kl_start=mean_kl(on_recent, learner.score(recent, BASE)),
+        kl_champion=mean_kl(on_recent, champion_scores["recent"]),
+        weights_finite=learner.is_finite(),
+        rescore_error=rescore_error,
+    )

@@ -1,0 +1,331 @@
+"""The learner's process: settled rewards in, versions out. Serving never waits for it, and it may die at any point.
+
+    settle -> enough fresh rewards? -> window -> admit -> re-score -> credit -> PPO -> gate -> publish -> commit -> pointer
+
+Exactly once: the row that commits an update holds the reward cursor, the checkpoint's name and the version, and is
+written after both folders are durable. The pointer moves last; a crash in between is finished at the next start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bot.conversation import BASE_VERSION
+from bot.domain import Domain, load_domain
+from bot.errors import ConflictError, StoreError
+from bot.feedback.rules import Rules, load_rules
+from bot.feedback.settle import apply_rules, settle
+from bot.feedback.store import Rated, Store, UpdateRow
+from bot.identity import home_secret
+from bot.policy.adapters import AdapterStore
+from bot.policy.causal import CausalPart
+from bot.policy.download import find_or_fetch
+from bot.policy.model import EncoderPart, PolicyModel
+from bot.settings import Settings
+from online_learning.advantages import Credit, credit
+from online_learning.batch import admit
+from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
+from online_learning.config import LearnerConfig
+from online_learning.evidence import collect_evidence, rescore
+from online_learning.gate import Thresholds, Verdict, judge
+from online_learning.metrics import MetricsLog
+from online_learning.offline import ConversationTests, OfflinePolicy
+from online_learning.publish import Weights, publish
+from online_learning.update import CURRENT, Learner
+
+log = logging.getLogger(__name__)
+
+RECENT_STATES = 128
+"""Rows on which the distance of a candidate is measured."""
+
+
+class Stopped(Exception):
+    """Asked to stop in the middle of an update; nothing of it is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one update."""
+
+    until: int
+    """Reward seq this update consumes up to."""
+    credits: list[Credit]
+    refused: Mapping[str, int]
+    """Reason -> rows that may not teach."""
+    num_fresh: int
+    rescore_error: float
+    """Of the fresh rows that were accepted, in nats."""
+
+    @property
+    def decision_ids(self) -> list[str]:
+        """The update's lineage."""
+        return [row.decision.id for row in self.credits]
+
+
+class Loop:
+    """One home's learner."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        adapters: AdapterStore,
+        domain: Domain,
+        rules: Rules,
+        learner: Learner,
+        tests: ConversationTests,
+        *,
+        load_writer: Callable[[], CausalPart],
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.adapters = adapters
+        self.domain = domain
+        self.rules = rules
+        self.learner = learner
+        self.tests = tests
+        self.thresholds = thresholds or Thresholds()
+        self.config = learner.config
+        self._load_writer = load_writer
+        self.weights = Weights(adapters, learner)
+        self.metrics_log = MetricsLog(settings.learner / "tensorboard")
+        self.stop = threading.Event()
+        self._version = BASE_VERSION
+        self._refused: set[str] = set()
+        self._ticket = 0
+
+    # --- life -----------------------------------------------------------------------------------------------------
+    def resume(self) -> None:
+        """Continue where the last committed update left off, and finish what a crash interrupted."""
+        last = self.store.last_update()
+        published = [row for row in self.store.updates() if row.outcome == "published"]
+        newest = max((row.version for row in published), default=BASE_VERSION)
+        self.adapters.discard_unreferenced(keep=newest)
+        named = {entry.get("version") for entry in self.adapters.history()}
+        if last is not None and last.outcome == "published" and last.version not in named:
+            self.adapters.set_champion(last.version, "passed the gate (finished after a restart)", "learner")
+        self._follow_champion()
+        state = load_checkpoint(self.settings.learner, last.checkpoint if last else "", self.learner, self._version)
+        self._refused = set(state.refused) if state else set()
+        apply_rules(self.store, self.rules, time.time(), self.settings.learn.settle_s)
+
+    def run(self) -> None:
+        """Until `stop` is set."""
+        while not self.stop.is_set():
+            try:
+                worked = self.step()
+            except Stopped:
+                return
+            except ConflictError:
+                worked = True
+            except StoreError as error:
+                log.warning("store: %s; trying again", error)
+                worked = False
+            if not worked:
+                self.stop.wait(self.settings.learn.poll_s)
+
+    def step(self) -> bool:
+        """Settle, and update if there is enough to learn from. Returns whether an update was made."""
+        ticket = self._next_ticket() if self.settings.learn.lockstep else None
+        if ticket is not None and ticket == self._ticket:
+            return False
+        self._follow_champion()
+        settle(self.store, self.rules, time.time(), self.settings.learn.settle_s)
+        fresh = self.store.last_reward_seq() - self._cursor()
+        is_due = fresh >= self.settings.learn.update_every and not self.adapters.frozen
+        if is_due:
+            self.update(self.store.last_reward_seq())
+        self._ticket = ticket or 0
+        self._say("frozen" if self.adapters.frozen else "waiting", fresh=0 if is_due else fresh)
+        return is_due
+
+    def _next_ticket(self) -> int:
+        """In lockstep, work only when the simulator says so: a seed reproduces the run."""
+        return int((self.store.status("lockstep") or {}).get("ticket", 0))
+
+    def _cursor(self) -> int:
+        last = self.store.last_update()
+        return last.cursor if last else 0
+
+    def _follow_champion(self) -> None:
+        """Learn from what serves: after a rollback, from the version rolled back to."""
+        champion = self.adapters.champion().version
+        if champion == self._version:
+            return
+        if champion != BASE_VERSION and (self.adapters.folder(champion) / "causal").is_dir():
+            self._attach_writer()
+        self.weights.load(champion)
+        self._version = champion
+
+    # --- one update -------------------------------------------------------------------------------------------------
+    def update(self, until: int) -> Verdict | None:
+        """Draw rows, train, judge, publish or restore, commit. None when there was nothing to learn from."""
+        started = time.perf_counter()
+        last = self.store.last_update()
+        number = (last.seq if last else 0) + 1
+        rng = np.random.default_rng([self.settings.seed or 0, number])
+        batch = self._draw(until, rng)
+        if not batch.credits:
+            self._commit(batch, number, "skipped", self._version, {"refused": dict(batch.refused)})
+            return None
+        before, tests_before = self.learner.snapshot(), self.tests.results(CURRENT)
+        rows = self.store.window(until, self.config.holdout_rows, holdout=True)
+        recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
+        champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
+        champion["recent"] = self.learner.score(recent, CURRENT)
+        metrics: dict[str, Any] = dict(self.learner.update(batch.credits, rng, self._progress))
+        self._progress("gate", 0, 1)
+        tests = (self.tests.results(CURRENT), tests_before)
+        evidence = collect_evidence(
+            self.learner, rows, recent, champion, tests, self.tests.must_pass, batch.rescore_error
+        )
+        verdict = judge(evidence, self.thresholds)
+        metrics |= {"rows": len(batch.credits), "fresh": batch.num_fresh, "refused": dict(batch.refused)}
+        metrics |= {"gate": {"passed": verdict.passed, "reasons": list(verdict.reasons), **verdict.report}}
+        metrics["seconds"] = time.perf_counter() - started
+        self._finish(batch, number, verdict, metrics, before)
+        return verdict
+
+    def _draw(self, until: int, rng: np.random.Generator) -> Batch:
+        """The window's rows that may teach: all fresh ones and a random share of the older."""
+        rows = self.store.window(until, self.settings.learn.window)
+        learn = self.settings.learn
+        admitted = admit(rows, quorum=learn.quorum, cap_per_person_topic=learn.cap_per_person_topic)
+        cursor = self._cursor()
+        fresh = [row for row in admitted.rows if row.reward.seq > cursor]
+        errors = self._check_fresh(fresh)
+        usable = [row for row in admitted.rows if row.decision.id not in self._refused]
+        old = [row for row in usable if row.reward.seq <= cursor]
+        room = max(0, self.config.rows_per_update - len(usable) + len(old))
+        kept = [old[i] for i in sorted(rng.permutation(len(old))[:room])]
+        chosen = [*kept, *(row for row in usable if row.reward.seq > cursor)]
+        refused = dict(admitted.refused) | {"rescore": len(self._refused)}
+        return Batch(until, self._credits(chosen), refused, len(fresh), max(errors, default=0.0))
+
+    def _check_fresh(self, fresh: Sequence[Rated]) -> list[float]:
+        """Rows enter the window only if they re-score; returns the errors of those that did."""
+        decisions = [row.decision for row in fresh]
+        if any(decision.generated for decision in decisions):
+            self._attach_writer()
+        errors = rescore(self.learner, self.adapters, decisions, self._version)
+        off = {decision_id for decision_id, error in errors.items() if error > self.config.rescore_tolerance}
+        if off:
+            log.warning("%d of %d fresh rows do not re-score and will not teach", len(off), len(fresh))
+        self._refused |= off
+        return [error for decision_id, error in errors.items() if decision_id not in off]
+
+    def _credits(self, rows: Sequence[Rated]) -> list[Credit]:
+        """Turn-level credit over the rows' whole conversations."""
+        conversations = dict.fromkeys(row.decision.conversation_id for row in rows)
+        decisions = [d for name in conversations for d in self.store.conversation_decisions(name)]
+        scale, baseline = self.config.reward_scale, self.config.baseline
+        rewards = [replace(row.reward, value=scale * (row.reward.value or 0.0)) for row in rows]
+        if baseline is None:
+            values = self.learner.values(decisions)
+        else:
+            values = dict.fromkeys((decision.id for decision in decisions), baseline)
+        config = self.config
+        found = credit(decisions, rewards, values, gamma=config.gamma, lam=config.gae_lambda)
+        return [row for row in found if row.decision.train_ok and row.decision.id not in self._refused]
+
+    def _finish(
+        self, batch: Batch, number: int, verdict: Verdict, metrics: Mapping[str, Any], before: dict[str, Any]
+    ) -> None:
+        """Publish or restore, commit, and only then move the pointer."""
+        if not verdict.passed:
+            self.learner.restore(before)
+            log.info("update %d refused: %s", number, "; ".join(verdict.reasons))
+            self._commit(batch, number, "refused", self._version, metrics)
+            return
+        lineage = {"decision_ids": batch.decision_ids, "num_decisions": len(batch.decision_ids), "cursor": batch.until}
+        version = publish(
+            self.adapters,
+            self.learner,
+            self.domain,
+            temperature=self.settings.policy.temperature,
+            parent=self._version,
+            rules_hash=self.rules.rules_hash,
+            lineage=lineage,
+            gate=verdict.report,
+        )
+        self._version = version
+        self._commit(batch, number, "published", version, metrics)
+        self.adapters.set_champion(version, f"passed the gate of update {number}", "learner")
+        log.info("published %s in %.1f s", version, metrics["seconds"])
+
+    def _commit(self, batch: Batch, number: int, outcome: str, version: str, metrics: Mapping[str, Any]) -> None:
+        checkpoint = f"checkpoint-{number:06d}"
+        state = LearnerState(version, tuple(sorted(self._refused)))
+        save_checkpoint(self.settings.learner, checkpoint, self.learner, state, self.config.keep_checkpoints)
+        row = UpdateRow(time.time(), batch.until, checkpoint, outcome, version, metrics, tuple(batch.decision_ids))
+        self.store.commit_update(row)
+        self.metrics_log.write(number, metrics)
+
+    # --- the causal part, loaded when there is text to learn from -----------------------------------------------------
+    def _attach_writer(self) -> None:
+        if self.learner.writer is None:
+            self.learner.attach_writer(self._load_writer())
+            self.weights.keep_born()
+
+    # --- telling ----------------------------------------------------------------------------------------------------
+    def _progress(self, what: str, done: int, total: int) -> None:
+        if self.stop.is_set():
+            raise Stopped
+        self._say("updating", what=what, done=done, total=total)
+
+    def _say(self, state: str, **more: Any) -> None:
+        """Heartbeat for the studio page, readiness checks and the simulator."""
+        record = {"state": state, "at": time.time(), "version": self._version, "ticket": self._ticket, **more}
+        self.store.put_status("learner", record)
+
+
+def build_loop(settings: Settings, store: Store, config: LearnerConfig | None = None) -> Loop:
+    """Models, domain and rules of the settings, connected."""
+    if settings.learn.threads:
+        torch.set_num_threads(settings.learn.threads)
+    torch.manual_seed(settings.seed or 0)
+    config = config or LearnerConfig()
+    domain = load_domain(settings.domain)
+
+    def load_writer() -> CausalPart:
+        return CausalPart(find_or_fetch("causal", settings))
+
+    causal = load_writer() if "causal" in settings.policy.parts else None
+    model = PolicyModel(EncoderPart(find_or_fetch("encoder", settings)), causal, alpha=settings.policy.causal_alpha)
+    settings.learner.mkdir(parents=True, exist_ok=True)
+    offline = OfflinePolicy(model, domain, settings, settings.learner / "knowledge.db")
+    return Loop(
+        settings,
+        store,
+        AdapterStore(settings.adapters, home_secret(settings.home)),
+        domain,
+        load_rules(domain.rewards_path),
+        Learner(model, config, causal),
+        ConversationTests(offline, domain),
+        load_writer=load_writer,
+    )
+
+
+def main(settings: Settings, _: argparse.Namespace) -> int:
+    """`rejoinder learn`: until SIGTERM or Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with Store(settings.database) as store:
+        loop = build_loop(settings, store)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.stop.set())
+        loop.resume()
+        log.info("learning from %s; serving version %s", settings.home, loop.adapters.champion().version)
+        loop.run()
+        loop.metrics_log.close()
+    return 0

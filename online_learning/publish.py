@@ -1,0 +1,109 @@
+"""From the learner's weights to a version on disk, and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bot.conversation import BASE_VERSION, LegalAct
+from bot.domain import Domain
+from bot.policy.adapters import AdapterStore, CanaryProbe, Manifest
+from bot.policy.model import BASE, ActRow, PolicyModel
+from bot.policy.weights import read_version, write_part
+from online_learning.update import CURRENT, Learner
+
+NUM_PROBES = 3
+PROBE_ACTS = 4
+
+
+def publish(
+    adapters: AdapterStore,
+    learner: Learner,
+    domain: Domain,
+    *,
+    temperature: float,
+    parent: str,
+    rules_hash: str,
+    lineage: Mapping[str, Any],
+    gate: Mapping[str, Any],
+) -> str:
+    """Write and seal the current weights as the next version. It does not serve yet. Returns its name."""
+    staged = adapters.stage()
+    _write_parts(staged, learner)
+    base_models = {"encoder": learner.model.encoder.name}
+    if learner.writer is not None:
+        base_models["causal"] = learner.writer.name
+    manifest = Manifest(
+        version=adapters.next_version(),
+        parent=parent,
+        created_at=time.time(),
+        base_models=base_models,
+        rules_hash=rules_hash,
+        lineage=lineage,
+        gate=gate,
+        probes=canary_probes(learner.model, domain, temperature),
+    )
+    return adapters.publish(staged, manifest)
+
+
+def _write_parts(staged: Path, learner: Learner) -> None:
+    names = {"encoder": learner.model.encoder.name}
+    if learner.writer is not None:
+        names["causal"] = learner.writer.name
+    for part, adapted in learner.adapted.items():
+        write_part(staged / part, adapted.weights(CURRENT), adapted.config(CURRENT), names[part].partition(":")[0])
+    value = {key: tensor.contiguous().cpu() for key, tensor in learner.value.state_dict().items()}
+    save_file(value, staged / "value.safetensors")
+
+
+@torch.no_grad()
+def canary_probes(model: PolicyModel, domain: Domain, temperature: float) -> tuple[CanaryProbe, ...]:
+    """Choices between the domain's own articles (no user's words) with the log-probabilities of these weights."""
+    articles = list(domain.articles.values())
+    probes = []
+    for i in range(min(NUM_PROBES, len(articles))):
+        nearby = [articles[(i + j) % len(articles)] for j in range(min(PROBE_ACTS, len(articles)))]
+        probes.append(_probe(model, nearby[0].questions[0], [article.texts for article in nearby], temperature))
+    return tuple(probes)
+
+
+def _probe(model: PolicyModel, query: str, acts: Sequence[tuple[str, ...]], temperature: float) -> CanaryProbe:
+    legal = tuple(LegalAct(f"probe:{i}", texts) for i, texts in enumerate(acts))
+    prompt = '[["user", "probe"]]' if model.causal is not None else ""
+    row = ActRow(model.encoder.tokenize(query), legal, temperature, prompt)
+    logprobs = {name: model.score([row], [name]).logprobs_B_A[0].tolist() for name in (CURRENT, BASE)}
+    return CanaryProbe(query, tuple(acts), temperature, prompt, tuple(logprobs[CURRENT]), tuple(logprobs[BASE]))
+
+
+class Weights:
+    """Puts published versions into the learner; the base version is the weights it was born with."""
+
+    def __init__(self, adapters: AdapterStore, learner: Learner) -> None:
+        self._adapters = adapters
+        self._learner = learner
+        self._born: dict[str, dict[str, Tensor]] = {}
+        self.keep_born()
+
+    def keep_born(self) -> None:
+        """Remember the untrained weights of parts that are new."""
+        for name, part in self._learner.adapted.items():
+            self._born.setdefault(name, part.weights(CURRENT))
+
+    def load(self, version: str) -> None:
+        """Make `version` the current weights and forget the optimizers' momentum. Raises AdapterError, NotFound."""
+        learner, weights = self._learner, dict(self._born)
+        value = {key: torch.zeros_like(tensor) for key, tensor in learner.value.state_dict().items()}
+        if version != BASE_VERSION:
+            files = read_version(self._adapters, version)
+            value = files.value or value
+            weights |= {"encoder": files.encoder} | ({"causal": files.causal} if files.causal else {})
+        for name, part in learner.adapted.items():
+            part.set_weights(CURRENT, weights[name])
+        learner.value.load_state_dict(value)
+        learner.reset_optimizers()
