@@ -18,7 +18,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,10 +26,10 @@ from bot.conversation import Conversation, Delta, Message, Signal
 from bot.domain import Domain
 from bot.errors import RejoinderError
 from bot.feedback.store import Store
+from bot.listener import Listener
 from bot.metrics import Metrics
 from bot.settings import LimitSettings
 from bot.wire import (
-    Busy,
     DeltaOut,
     ErrorOut,
     MessageFrame,
@@ -38,10 +38,10 @@ from bot.wire import (
     ServerFrame,
     SettingsOut,
     StatusOut,
-    Unavailable,
     VersionOut,
     encode,
 )
+from bot.wire_errors import Busy, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,12 @@ MAX_WAITING = 4
 """Messages of one conversation that may wait for their turn."""
 MAX_REPLIES_PER_PERSON = 4
 """Conversations of one person in which a reply may be made at the same time."""
-MAX_QUEUED_CHARS = 1 << 20
-"""What a socket may be behind before it is cut off."""
 DRAIN_S = 25.0
 """How long running replies may go on after the server was told to stop."""
 GOING_AWAY = 1012
 """Close code "service restart": come back."""
-TOO_SLOW = 1013
+GOODBYE_S = 2.0
+"""How long cancelled replies may take to be stored, and queued frames to be sent."""
 
 
 class Replier(Protocol):
@@ -82,56 +81,6 @@ class Snapshot:
     messages: Sequence[Message]
     signals: Sequence[Signal]
     partial: PartialOut | None
-
-
-class Listener:
-    """The outgoing side of one socket: a queue that never blocks the room and never grows without end."""
-
-    def __init__(self, max_chars: int = MAX_QUEUED_CHARS) -> None:
-        self._max_chars = max_chars
-        self._frames: deque[str] = deque()
-        self._num_chars = 0
-        self._more = asyncio.Event()
-        self._finished = False
-        self.cut = asyncio.Event()
-        """Set when the other side reads too slowly; whoever owns the socket closes it."""
-        self.close_code = 1000
-
-    def send(self, frame: ServerFrame) -> None:
-        """Queue one frame."""
-        self.send_text(encode(frame))
-
-    def send_text(self, text: str) -> None:
-        """Queue an encoded frame. A frame larger than the whole queue still goes out when it is alone."""
-        if self._finished or self.cut.is_set():
-            return
-        if self._frames and self._num_chars + len(text) > self._max_chars:
-            self.close_code = TOO_SLOW
-            self._frames.clear()
-            self.cut.set()
-            return
-        self._frames.append(text)
-        self._num_chars += len(text)
-        self._more.set()
-
-    def finish(self, code: int) -> None:
-        """Close with `code` once everything queued is sent."""
-        if not self._finished:
-            self._finished = True
-            self.close_code = code
-            self._more.set()
-
-    async def frames(self) -> AsyncIterator[str]:
-        """What to send, in order, until `finish`."""
-        while True:
-            while self._frames:
-                text = self._frames.popleft()
-                self._num_chars -= len(text)
-                yield text
-            if self._finished:
-                return
-            self._more.clear()
-            await self._more.wait()
 
 
 class Hub:
@@ -196,6 +145,16 @@ class Hub:
         if room is not None:
             room.tell(frame)
 
+    def count_reply_in(self, person_id: str) -> None:
+        """A reply begins."""
+        self.num_replies[person_id] += 1
+        self.metrics.replies_running.inc()
+
+    def count_reply_out(self, person_id: str) -> None:
+        """A reply ended."""
+        self.num_replies -= Counter([person_id])
+        self.metrics.replies_running.dec()
+
     def tell_version(self, version: str) -> None:
         """New replies come from this version."""
         for room in self.rooms.values():
@@ -204,17 +163,26 @@ class Hub:
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Refuse new messages, let running replies end (at most `deadline_s`), then close every socket with 1012."""
         self.draining = True
-        running = {room.stop_after_this() for room in self.rooms.values()} - {None}
-        tasks = [task for task in running if task is not None]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=deadline_s)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=deadline_s)
-        for room in list(self.rooms.values()):
-            for listener in list(room.listeners):
-                listener.finish(GOING_AWAY)
+        tasks = {room.stop_after_this() for room in self.rooms.values()} - {None}
+        await _end([task for task in tasks if task is not None], deadline_s)
+        listeners = [listener for room in self.rooms.values() for listener in room.listeners]
+        for listener in listeners:
+            listener.finish(GOING_AWAY)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                for listener in listeners:
+                    await listener.done.wait()
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]], deadline_s: float) -> None:
+    """Wait for the tasks; cancel those that are late."""
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=deadline_s)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=GOODBYE_S)
 
 
 class Room:
@@ -349,8 +317,7 @@ class Room:
     def _start_next(self) -> None:
         if self._task is None and self._waiting and not self._hub.draining:
             self._current = self._waiting.popleft()
-            self._hub.num_replies[self.conversation.person_id] += 1
-            self._hub.metrics.replies_running.inc()
+            self._hub.count_reply_in(self.conversation.person_id)
             self._task = asyncio.create_task(self._reply_to(self._current))
 
     async def _reply_to(self, message: Message) -> None:
@@ -407,24 +374,15 @@ class Room:
         except RejoinderError:
             logger.exception("could not read the end of the reply in %s", self.conversation.id)
         finally:
-            self._partial = None
-            self._current = None
-            self._task = None
-            self._count_reply_out()
+            self._partial = self._current = self._task = None
+            self._hub.count_reply_out(self.conversation.person_id)
             self._start_next()
             if self.num_holders == 0 and self._task is None:
                 self._hub.free(self)
 
-    def _count_reply_out(self) -> None:
-        replies, person_id = self._hub.num_replies, self.conversation.person_id
-        replies[person_id] -= 1
-        if not replies[person_id]:
-            del replies[person_id]
-        self._hub.metrics.replies_running.dec()
-
     def stop(self) -> None:
-        """Cancel the reply being made."""
-        if self._task is not None:
+        """Cancel the reply being made. Once: a second cancel would cut short the telling of what was written."""
+        if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 
     def stop_after_this(self) -> asyncio.Task[None] | None:

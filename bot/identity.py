@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bot.errors import ConfigError
-from bot.wire import Unauthenticated
+from bot.wire_errors import Unauthenticated
 
 SESSION_S = 12 * 3600.0
 """How long an operator stays signed in."""

@@ -20,6 +20,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from bot import wire
+from bot.language import known_language
 from bot.routes import chat, conversations, failures, feedback, guards, health, learner, signin, versions
 from bot.routes.parts import AppParts, Service
 
@@ -79,10 +80,13 @@ class DrainingServer(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     watching = asyncio.create_task(_tell_versions(app.state.service))
+    # Its model takes most of a second to load: not within somebody's first message.
+    warming = asyncio.create_task(asyncio.to_thread(known_language, "some words to warm up", ("en",)))
     try:
         yield
     finally:
         watching.cancel()
+        await warming
         await drain(app)
 
 

@@ -1,4 +1,4 @@
-"""The wire: every frame and HTTP body of docs/protocol.md as a pydantic model, and what the wire says about an error.
+"""The wire: every frame of docs/protocol.md as a pydantic model. (HTTP bodies: `bot.routes.bodies`.)
 
 Client models refuse unknown fields and wrong types; server models are built from the records of `bot.conversation`.
 Owns no state and no I/O: text in, model out (`parse_client_frame`), model in, text out (`encode`).
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from bot.conversation import Conversation, Message, Signal, SignalKind
 from bot.domain import Domain
 from bot.errors import RejoinderError, TooMuch
+from bot.wire_errors import BadFrame, wire_code
 
 PROTOCOL = 1
 UP_CHIPS = ("correct", "clear", "friendly", "fast")
@@ -27,85 +28,6 @@ Id = Annotated[str, Field(min_length=1, max_length=64)]
 Reason = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^|]+$")]
 Comment = Annotated[str, Field(max_length=2000)]
 Seq = Annotated[int, Field(ge=0, le=2**53)]
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
-class BadFrame(RejoinderError, ValueError):
-    """A frame or body that does not say what the protocol expects."""
-
-    code = "bad_frame"
-
-    def __init__(self, message: str, client_id: str = "", key: str = "") -> None:
-        super().__init__(message)
-        self.client_id = client_id
-        self.key = key
-
-
-class OutOfTurn(RejoinderError):
-    """A frame that is not allowed now; the socket is closed."""
-
-    code = "protocol"
-
-
-class Busy(TooMuch):
-    """Too many messages wait for a reply already."""
-
-    code = "busy"
-
-
-class TooLarge(TooMuch):
-    """A text, frame or body over its size limit."""
-
-
-class Unauthenticated(RejoinderError):
-    """No credentials, or none that we issued."""
-
-    code = "not_allowed"
-
-
-class Unavailable(RejoinderError):
-    """The server cannot do it now; the same request may work later."""
-
-    code = "unavailable"
-
-
-_WIRE_CODES = {"store": "unavailable", "model": "unavailable", "adapter": "unavailable"}
-_PASSED_ON = {
-    "bad_frame",
-    "protocol",
-    "too_much",
-    "conflict",
-    "not_found",
-    "not_allowed",
-    "busy",
-    "unavailable",
-}
-_HTTP_STATUS = {
-    "bad_frame": 400,
-    "protocol": 400,
-    "not_allowed": 403,
-    "not_found": 404,
-    "conflict": 409,
-    "too_much": 429,
-    "busy": 429,
-    "unavailable": 503,
-    "error": 500,
-}
-
-
-def wire_code(error: RejoinderError) -> str:
-    """The code people see: one of docs/protocol.md's."""
-    code = _WIRE_CODES.get(error.code, error.code)
-    return code if code in _PASSED_ON else "error"
-
-
-def http_status(error: RejoinderError) -> int:
-    """The HTTP status of an error."""
-    if isinstance(error, Unauthenticated):
-        return 401
-    if isinstance(error, TooLarge):
-        return 413
-    return _HTTP_STATUS[wire_code(error)]
 
 
 # --- from the client --------------------------------------------------------------------------------------------------
@@ -156,6 +78,10 @@ class Vote(_FromClient):
 class Feedback(Vote):
     """A vote as a frame."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "feedback", "key": "k1", "message_id": "m_1", "thumb": 0}]}
+    )
+
     type: Literal["feedback"] = "feedback"
 
 
@@ -204,14 +130,7 @@ def parse_client_frame(text: str) -> ClientFrame:
     try:
         return _CLIENT_FRAME.validate_json(text)
     except ValidationError as error:
-        raise bad_frame(error) from None
-
-
-def bad_frame(error: ValidationError) -> BadFrame:
-    """The first complaint of pydantic in our words, with the frame's own id where it can be read."""
-    first = error.errors(include_url=False)[0]
-    body = first["input"] if isinstance(first["input"], Mapping) else {}
-    return BadFrame(complaint(first), _short(body.get("client_id")), _short(body.get("key")))
+        raise BadFrame(complaint(error.errors(include_url=False)[0])) from None
 
 
 def complaint(first: Mapping[str, Any]) -> str:
@@ -240,10 +159,6 @@ _TAGS = frozenset(
 def _shown(value: object, limit: int = 60) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _short(value: object) -> str:
-    return value if isinstance(value, str) and 0 < len(value) <= 64 else ""
 
 
 # --- records as the wire shows them -----------------------------------------------------------------------------------
@@ -443,12 +358,11 @@ class ErrorOut(_FromServer):
     def of(cls, error: RejoinderError, client_id: str = "", key: str = "") -> ErrorOut:
         """What a person reads about an error of ours."""
         wait_s = round(error.retry_after_s, 1) if isinstance(error, TooMuch) and error.retry_after_s else None
-        own_client_id, own_key = getattr(error, "client_id", ""), getattr(error, "key", "")
         return cls(
             code=wire_code(error),
             message=str(error),
-            client_id=client_id or own_client_id or None,
-            key=key or own_key or None,
+            client_id=client_id or None,
+            key=key or None,
             retry_after_s=wait_s,
         )
 

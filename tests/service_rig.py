@@ -69,11 +69,19 @@ class ScriptedReplier:
             )
 
             def reply_of(text: str, stop_reason: str) -> Message:
-                fields = {"decision_id": decision_id, "act": decision.act, "sources": ("card_arrival",)}
                 return Message(
-                    reply_id, conversation.id, 0, "bot", text, self._clock(),
-                    version=lease.version, stop_reason=stop_reason, **fields,
-                )  # fmt: skip
+                    id=reply_id,
+                    conversation_id=conversation.id,
+                    seq=0,
+                    role="bot",
+                    text=text,
+                    created_at=self._clock(),
+                    decision_id=decision_id,
+                    act=decision.act,
+                    version=lease.version,
+                    sources=("card_arrival",),
+                    stop_reason=stop_reason,
+                )
 
             index = 0
             try:

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from bot.errors import NotAllowed
 from bot.identity import SESSION_COOKIE, is_allowed_origin
 from bot.routes.parts import Service
-from bot.wire import Unauthenticated
+from bot.wire_errors import Unauthenticated
 
 OPERATOR = "operator:local"
 """The author of what an operator does; there is one local operator."""

@@ -20,7 +20,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bot.conversation import Conversation, Message, Signal, SignalKind
 from bot.errors import NotAllowed, RejoinderError
-from bot.hub import TOO_SLOW, Listener, Room, Snapshot
+from bot.hub import Room, Snapshot
+from bot.listener import TOO_SLOW, Listener
 from bot.routes.access import is_own_page, service_of
 from bot.routes.conversations import check_reply_mode, start_conversation
 from bot.routes.failures import answer_of
@@ -29,7 +30,6 @@ from bot.routes.parts import Service
 from bot.settings import LimitSettings
 from bot.wire import (
     AckOut,
-    BadFrame,
     ChangeSettings,
     ClientFrame,
     ErrorOut,
@@ -39,17 +39,14 @@ from bot.wire import (
     HelloOut,
     MessageOut,
     Outcome,
-    OutOfTurn,
     Ping,
     PongOut,
     Stop,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
     UserMessage,
     parse_client_frame,
     votes_in_force,
 )
+from bot.wire_errors import BadFrame, OutOfTurn, TooLarge, Unauthenticated, Unavailable
 
 logger = logging.getLogger(__name__)
 router = APIRouter()

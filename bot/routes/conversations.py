@@ -24,9 +24,12 @@ from bot.routes.bodies import (
     Transcript,
 )
 from bot.routes.parts import Service
-from bot.wire import MessageOut, Unavailable
+from bot.wire import MessageOut
+from bot.wire_errors import Unavailable
 
 router = APIRouter(tags=["conversations"])
+
+_NO_WISHES = NewConversation()
 
 
 async def start_conversation(service: Service, person_id: str, reply: str | None) -> Conversation:
@@ -53,7 +56,7 @@ def check_reply_mode(service: Service, reply: str | None) -> None:
 
 
 @router.post("/v1/conversations", status_code=201)
-async def start(service: ServiceDep, body: NewConversation) -> StartedConversation:
+async def start(service: ServiceDep, body: NewConversation = _NO_WISHES) -> StartedConversation:
     """Start a conversation as a person nobody knows yet. Talk in it over `/ws/chat`."""
     person_id = service.parts.ids.person()
     conversation = await start_conversation(service, person_id, body.reply)

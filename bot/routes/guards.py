@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bot.routes.access import is_signed_in
 from bot.routes.failures import answer_of
 from bot.routes.parts import Service
-from bot.wire import TooLarge, Unauthenticated
+from bot.wire_errors import TooLarge, Unauthenticated
 
 _SHARED = "base-uri 'none'; object-src 'none'; frame-ancestors 'self'; form-action 'self'"
 API_POLICY = f"default-src 'none'; {_SHARED}"
@@ -33,9 +33,9 @@ _HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
 }
+_PRIVATE = _HEADERS | {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 _API_PATHS = ("/v1/", "/health/", "/metrics", "/openapi.json")
 PRIVATE_PAGES = ("/operator", "/studio")
 
@@ -64,9 +64,9 @@ class SecurityHeaders:
 
 def _headers_for(path: str) -> dict[str, str]:
     if path.startswith(_API_PATHS):
-        return _HEADERS | {"Content-Security-Policy": API_POLICY, "Cache-Control": "no-store"}
+        return _PRIVATE | {"Content-Security-Policy": API_POLICY}
     if path == "/login":
-        return _HEADERS | {"Content-Security-Policy": LOGIN_POLICY, "Cache-Control": "no-store"}
+        return _PRIVATE | {"Content-Security-Policy": LOGIN_POLICY}
     return _HEADERS | {"Content-Security-Policy": PAGE_POLICY}
 
 

@@ -15,7 +15,7 @@ from bot.identity import SESSION_COOKIE, SESSION_S
 from bot.routes.access import ServiceDep, is_own_page
 from bot.routes.bodies import SignedIn, SignIn
 from bot.routes.parts import Service
-from bot.wire import Unauthenticated, http_status
+from bot.wire_errors import Unauthenticated, http_status
 
 router = APIRouter()
 

@@ -93,7 +93,8 @@ def test_a_message_is_acknowledged_streamed_and_ends_in_a_whole_reply(tab: WebSo
 
 def only_conversation(rig: Rig) -> str:
     """The id of the only conversation."""
-    return next(iter(rig.hub.rooms))
+    (conversation_id,) = rig.hub.rooms
+    return str(conversation_id)
 
 
 def test_the_same_client_id_twice_is_one_message_and_one_reply(tab: WebSocketTestSession, rig: Rig) -> None:
@@ -366,9 +367,12 @@ def test_too_many_sockets_are_refused_before_they_open(tmp_path: Path) -> None:
     with (
         open_rig(tmp_path, max_sockets=1) as rig,
         TestClient(rig.app) as client,
-        client.websocket_connect("/ws/chat"),
     ):
-        with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/ws/chat"):
+        with (
+            client.websocket_connect("/ws/chat"),
+            pytest.raises(WebSocketDenialResponse) as refused,
+            client.websocket_connect("/ws/chat"),
+        ):
             pass
         assert refused.value.status_code == 503
         with client.websocket_connect("/ws/chat") as again:

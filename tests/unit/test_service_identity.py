@@ -10,7 +10,7 @@ import pytest
 
 from bot.errors import ConfigError
 from bot.identity import SESSION_S, Identity, IdSource, home_secret, is_allowed_origin, operator_key
-from bot.wire import Unauthenticated
+from bot.wire_errors import Unauthenticated
 
 IDENTITY = Identity(b"s" * 32, "operator-key-for-tests")
 

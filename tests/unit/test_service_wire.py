@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from bot import errors, wire
+from bot import errors, wire, wire_errors
 from bot.conversation import SignalKind
 from tests.builders import make_message, make_signal
 from tests.service_rig import make_domain
@@ -54,7 +54,7 @@ def test_every_client_frame_of_the_protocol_is_read(text: str, kind: type[BaseMo
 )
 def test_a_wrong_frame_is_refused_in_one_line(text: str, complaint: str) -> None:
     """Field, what was expected, what was got."""
-    with pytest.raises(wire.BadFrame) as refused:
+    with pytest.raises(wire_errors.BadFrame) as refused:
         wire.parse_client_frame(text)
     assert str(refused.value).startswith(complaint)
     assert len(str(refused.value).splitlines()) == 1
@@ -62,43 +62,42 @@ def test_a_wrong_frame_is_refused_in_one_line(text: str, complaint: str) -> None
 
 def test_a_huge_value_is_shown_shortened() -> None:
     """An error must not echo 64 KiB."""
-    with pytest.raises(wire.BadFrame) as refused:
+    with pytest.raises(wire_errors.BadFrame) as refused:
         wire.parse_client_frame(frame(type="x" * 50_000))
     assert len(str(refused.value)) < 200
 
 
 def test_an_error_names_the_frame_it_is_about() -> None:
-    """The page can mark the right message."""
-    with pytest.raises(wire.BadFrame) as refused:
-        wire.parse_client_frame(frame(type="message", client_id="a7", text="x", extra=1))
-    shown = wire.ErrorOut.of(refused.value)
-    assert (shown.code, shown.client_id, shown.key) == ("bad_frame", None, None)
-    assert wire.ErrorOut.of(errors.ConflictError("x"), client_id="a7").client_id == "a7"
+    """The page can mark the right message, and knows when to try again."""
+    shown = wire.ErrorOut.of(errors.TooMuch("slowly", retry_after_s=2.345), client_id="a7")
+    assert json.loads(wire.encode(shown)) == {
+        "type": "error", "code": "too_much", "message": "slowly", "client_id": "a7", "retry_after_s": 2.3,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("error", "code", "status"),
     [
-        (wire.BadFrame("x"), "bad_frame", 400),
-        (wire.OutOfTurn("x"), "protocol", 400),
-        (wire.Unauthenticated("x"), "not_allowed", 401),
+        (wire_errors.BadFrame("x"), "bad_frame", 400),
+        (wire_errors.OutOfTurn("x"), "protocol", 400),
+        (wire_errors.Unauthenticated("x"), "not_allowed", 401),
         (errors.NotAllowed("x"), "not_allowed", 403),
         (errors.NotFound("x"), "not_found", 404),
         (errors.ConflictError("x"), "conflict", 409),
-        (wire.TooLarge("x"), "too_much", 413),
+        (wire_errors.TooLarge("x"), "too_much", 413),
         (errors.TooMuch("x"), "too_much", 429),
-        (wire.Busy("x"), "busy", 429),
+        (wire_errors.Busy("x"), "busy", 429),
         (errors.StoreError("x"), "unavailable", 503),
         (errors.ModelError("x"), "unavailable", 503),
         (errors.AdapterError("x"), "unavailable", 503),
-        (wire.Unavailable("x"), "unavailable", 503),
+        (wire_errors.Unavailable("x"), "unavailable", 503),
         (errors.DomainError("x"), "error", 500),
         (errors.RejoinderError("x"), "error", 500),
     ],
 )
 def test_every_error_has_one_code_and_one_status(error: errors.RejoinderError, code: str, status: int) -> None:
     """The table of docs/protocol.md."""
-    assert (wire.wire_code(error), wire.http_status(error)) == (code, status)
+    assert (wire_errors.wire_code(error), wire_errors.http_status(error)) == (code, status)
 
 
 def test_a_frame_out_leaves_out_what_does_not_apply() -> None:
@@ -148,10 +147,9 @@ def test_the_newest_vote_of_this_person_is_in_force() -> None:
 
 def test_the_examples_in_the_schemas_are_valid() -> None:
     """What OpenAPI shows can be sent."""
-    shown = [frame for frame in (*wire.FRAMES, wire.Vote) if "examples" in frame.model_json_schema()]
-    assert wire.UserMessage in shown
-    for model in shown:
-        for example in model.model_json_schema()["examples"]:
-            model.model_validate_json(
-                json.dumps({"type": "feedback"} | example) if model is wire.Feedback else json.dumps(example)
-            )
+    every: tuple[type[BaseModel], ...] = (*wire.FRAMES, wire.Vote)
+    shown = [(model, model.model_json_schema().get("examples", [])) for model in every]
+    assert [model.__name__ for model, examples in shown if examples] == ["Hello", "UserMessage", "Feedback", "Vote"]
+    for model, examples in shown:
+        for example in examples:
+            model.model_validate_json(json.dumps(example))
