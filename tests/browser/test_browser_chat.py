@@ -229,7 +229,7 @@ def test_settings_are_kept_by_the_conversation(visit: Visit) -> None:
 def test_talking_to_a_person_is_one_press(visit: Visit) -> None:
     """The bot says so and the banner stays."""
     page = visit.chat()
-    page.get_by_role("banner").get_by_role("button", name="Talk to a person").click()
+    page.locator(".rj-header").get_by_role("button", name="Talk to a person").click()
     expect(page.get_by_text("A person will come.")).to_be_visible()
     expect(page.get_by_text("A person will join this chat soon.")).to_be_visible()
 

@@ -21,9 +21,11 @@ def test_nobody_reads_conversations_without_signing_in(visit: Visit) -> None:
 
 
 def find(page: Page, words: str) -> None:
+    """Search for words that occur in one conversation."""
     search = page.get_by_label("Search")
     search.fill(words)
     search.press("Enter")
+    expect(page.locator(".dk-row")).to_have_count(1)
 
 
 def test_the_operator_finds_and_reads_a_transcript(operator_visit: Visit) -> None:
@@ -32,7 +34,6 @@ def test_the_operator_finds_and_reads_a_transcript(operator_visit: Visit) -> Non
     reply.get_by_role("button", name="Good reply").click()
     page = operator_visit.open("/operator/")
     find(page, "purple")
-    expect(page.locator(".dk-row")).to_have_count(1)
     page.locator(".dk-row").click()
     transcript = page.locator(".dk-transcript")
     expect(transcript.get_by_text("Where is my purple card?")).to_be_visible()
@@ -62,7 +63,6 @@ def test_filters_narrow_the_list(operator_visit: Visit) -> None:
     ask(operator_visit.chat(), "An amber question").get_by_role("button", name="Bad reply").click()
     page = operator_visit.open("/operator/")
     find(page, "amber")
-    expect(page.locator(".dk-row")).to_have_count(1)
     page.get_by_label("Thumb", exact=True).click()
     page.get_by_role("option", name="Has a thumb up").click()
     expect(page.get_by_text("No conversation matches.")).to_be_visible()

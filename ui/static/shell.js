@@ -15,7 +15,7 @@ export class Shell {
     this.notice = el("section", { class: "rj-notice", aria: { label: say("notice.label") } });
     thread.log.prepend(this.notice);
     thread.log.append(solved);
-    const body = el("main", { class: "rj-main" }, thread.scroller, thread.jump);
+    const body = el("div", { class: "rj-main" }, thread.scroller, thread.jump);
     this.node = el("div", { class: "rj" }, this.#header(), this.banner, body, this.#composer());
   }
 
@@ -99,7 +99,7 @@ export class Shell {
 
   #submit() {
     const text = this.field.value.trim();
-    if (!text || !this.stopButton.hidden) return;
+    if (!text) return;
     this.field.value = "";
     this.#fit();
     this.actions.send(text);
