@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -91,12 +92,16 @@ def test_something_that_failed_is_one_line_and_exit_1(tmp_path: Path, capsys: py
     assert error.count("\n") == 1
 
 
-def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The operating system's own refusals are shown, not traced."""
-    (tmp_path / "keys").write_text("a file where a folder should be")
-    code, error = says(capsys, "versions", "list", "--home", str(tmp_path))
-    assert code == 1
-    assert error.count("\n") == 1
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk is a failure (exit 1), shown and not traced."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/x")
+
+    monkeypatch.setitem(cli.HANDLERS, "doctor", full)  # type: ignore[arg-type]
+    assert says(capsys, "doctor") == (1, "rejoinder: [Errno 28] No space left on device: '/data/x'\n")
 
 
 def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
