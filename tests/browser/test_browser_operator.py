@@ -58,6 +58,10 @@ def test_hostile_text_is_inert_on_the_operators_page(operator_visit: Visit, prod
     expect(page.locator(":is(#dk-list, #dk-transcript) :is(img, script, iframe, b, a)")).to_have_count(0)
 
 
+def is_frozen(product: Product) -> bool:
+    return product.rig.versions.frozen
+
+
 def test_filters_narrow_the_list(operator_visit: Visit) -> None:
     """By thumb; nothing that matches is said plainly."""
     ask(operator_visit.chat(), "An amber question").get_by_role("button", name="Bad reply").click()
@@ -83,15 +87,15 @@ def test_the_studio_shows_versions_and_freezes_after_a_question(operator_visit: 
     page.get_by_label("Reason").fill("audit <b>today</b>")
     page.get_by_role("button", name="Freeze", exact=True).click()
     expect(page.get_by_text("The champion stays, whatever the learner finds.")).to_be_visible()
-    assert not product.rig.versions.frozen
+    assert not is_frozen(product)
     page.get_by_role("button", name="Yes, do it").click()
     expect(page.get_by_text("learning is frozen")).to_be_visible()
-    assert product.rig.versions.frozen
+    assert is_frozen(product)
     page.get_by_label("Reason").fill("audit over")
     page.get_by_role("button", name="Unfreeze").click()
     page.get_by_role("button", name="Yes, do it").click()
     expect(page.get_by_text("Done: v000000 serves, learning may publish.")).to_be_visible()
-    assert not product.rig.versions.frozen
+    assert not is_frozen(product)
 
 
 def test_signing_out_closes_the_pages(operator_visit: Visit) -> None:
