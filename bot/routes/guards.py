@@ -18,7 +18,8 @@ from bot.routes.failures import answer_of
 from bot.routes.parts import Service
 from bot.wire_errors import TooLarge, Unauthenticated
 
-_SHARED = "base-uri 'none'; object-src 'none'; frame-ancestors 'self'; form-action 'self'"
+# Gradio's pages set their own base address.
+_SHARED = "base-uri 'self'; object-src 'none'; frame-ancestors 'self'; form-action 'self'"
 API_POLICY = f"default-src 'none'; {_SHARED}"
 LOGIN_POLICY = f"default-src 'none'; style-src 'unsafe-inline'; {_SHARED}"
 # Gradio's pages carry inline scripts and compile the `js=` of events, hence unsafe-inline and unsafe-eval; nothing is
