@@ -15,6 +15,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 BASE_VERSION = "v000000"
@@ -25,6 +26,12 @@ def digest(*parts: str) -> str:
     """A short stable content hash (16 hex digits) of the parts, in order."""
     joined = "\x1f".join(parts).encode()
     return hashlib.sha256(joined).hexdigest()[:16]
+
+
+@lru_cache(maxsize=65536)
+def _digest_of(texts: tuple[str, ...]) -> str:
+    """The same few hundred tuples are asked for at every reply."""
+    return digest(*texts)
 
 
 class ActKind(StrEnum):
@@ -83,7 +90,7 @@ class LegalAct:
     @property
     def text_digest(self) -> str:
         """Content address of `texts`: what the store keeps once and rows point to."""
-        return digest(*self.texts)
+        return _digest_of(self.texts)
 
 
 @dataclass(frozen=True, slots=True)

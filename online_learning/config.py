@@ -4,7 +4,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from online_learning.algorithms.ppo import PPOConfig
+
+@dataclass(frozen=True, slots=True)
+class PPOConfig:
+    """Hyperparameters of the loss; the optimiser's are elsewhere."""
+
+    clip_low: float = 0.2
+    """The act ratio has no gradient below 1 - this for A < 0."""
+    clip_high: float = 0.2
+    """... nor above 1 + this for A > 0. A wider upper side (arXiv 2503.14476) made no difference here."""
+    dual_clip: float = 3.0
+    """Largest loss of a row with A < 0, in units of |A|. inf turns the bound off."""
+    importance_cap: float = 2.0
+    """Truncates pi_prox / mu of replayed rows."""
+    positive_importance_floor: float = 0.0
+    """Smallest pi_prox / mu of a row with A > 0. 1: a good act is imitated in full even where the policy has lost it
+    (tapered off-policy REINFORCE, arXiv 2503.14286). 0: plain importance weights."""
+    text_clip_low: float = 0.2
+    text_clip_high: float = 0.28
+    """The same clip for the ratio of each generated token, apart from the act's."""
+    text_coef: float = 1.0
+    """Weight of the token loss beside the act loss."""
+    text_band: tuple[float, float] = (0.5, 2.0)
+    """Replayed text is dropped when the geometric mean of its tokens' pi_prox / mu leaves this band: a product of
+    many ratios cannot be mended by truncating each."""
+    kl_champion_coef: float = 0.0
+    """Pull towards the policy now serving."""
+    kl_start_coef: float = 0.05
+    """Weaker pull towards the fresh install: keeps thirty small steps from becoming one long slide."""
+    entropy_coef: float = 0.0
+    """Reward for staying undecided; the temperature already explores."""
+    value_coef: float = 0.5
+    value_clip: float = 0.0
+    """>0: V may move this far from its value at the start of the update (needs `prox_values_B`). 0: plain MSE."""
+    max_log_ratio: float = 20.0
+    """Log-ratios are clamped to +- this before exp: finite in float32, and far outside every clip."""
+
+    def __post_init__(self) -> None:
+        for name in ("clip_low", "clip_high", "text_clip_low", "text_clip_high", "importance_cap", "max_log_ratio"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected > 0, got {getattr(self, name)!r}")
+        for name in ("positive_importance_floor", "text_coef", "kl_champion_coef", "kl_start_coef", "value_coef"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)!r}")
+        if not self.dual_clip > 1 + max(self.clip_high, self.text_clip_high):
+            raise ValueError(f"dual_clip: expected > 1 + clip_high, got {self.dual_clip!r}")
+        if not 0 < self.text_band[0] <= 1 <= self.text_band[1]:
+            raise ValueError(f"text_band: expected (low <= 1, high >= 1), got {self.text_band!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +63,7 @@ class LearnerConfig:
     learning_rate: float = 5e-4
     value_learning_rate: float = 1e-2
     weight_decay: float = 0.0
-    epochs: int = 4
+    epochs: int = 2
     batch_size: int = 32
     rows_per_update: int = 256
     """Rows an update draws from the window: the fresh ones, then a random share of the older."""

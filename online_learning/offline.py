@@ -19,7 +19,7 @@ from bot import render
 from bot.conversation import LegalAct, State, Turn
 from bot.domain import Domain
 from bot.knowledge.index import KnowledgeIndex
-from bot.knowledge.retrieval import Retriever
+from bot.knowledge.retrieval import Found, Retriever
 from bot.policy.acts import legal_acts
 from bot.policy.model import ActRow, EncoderPart, PolicyModel
 from bot.settings import Settings
@@ -67,28 +67,27 @@ class OfflinePolicy:
 
     def rows(self, questions: Sequence[str]) -> list[ActRow]:
         """Questions with their legal acts, ready to be scored under any version."""
-        return asyncio.run(self._rows(questions))
+        states = [State("offline", (Turn("user", question),)) for question in questions]
+        queries = [render.query_text(state) for state in states]
+        found = asyncio.run(self._retriever.find_all(queries, self._settings.policy.num_candidates))
+        return [self._row(state, query, one) for state, query, one in zip(states, queries, found, strict=True)]
 
-    async def _rows(self, questions: Sequence[str]) -> list[ActRow]:
-        return [await self._row(question) for question in questions]
-
-    async def _row(self, question: str) -> ActRow:
+    def _row(self, state: State, query: str, found: Found) -> ActRow:
         policy = self._settings.policy
-        state = State("offline", (Turn("user", question),))
-        found = await self._retriever.find(render.query_text(state), policy.num_candidates)
         legal = legal_acts(self._domain, found.articles, found.triggers, policy.temperature, None)
         prompt = render.choice_prompt(state, self._domain.persona) if self._model.causal is not None else ""
-        return ActRow(self._model.encoder.tokenize(render.query_text(state)), legal, policy.temperature, prompt)
+        return ActRow(self._model.encoder.tokenize(query), legal, policy.temperature, prompt)
 
     @torch.no_grad()
     def outlooks(self, rows: Sequence[ActRow], adapter: str, batch_size: int = 64) -> list[Outlook]:
         """What the adapter's policy makes of the rows."""
-        found: list[Outlook] = []
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            logprobs_B_A = self._model.score(batch, [adapter] * len(batch)).logprobs_B_A.double().cpu()
-            found += [_outlook(row.legal, line.tolist()) for row, line in zip(batch, logprobs_B_A, strict=True)]
-        return found
+        found: dict[int, Outlook] = {}
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].query_ids))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            logprobs_B_A = self._model.score([rows[i] for i in batch], [adapter] * len(batch)).logprobs_B_A.double()
+            found |= {i: _outlook(rows[i].legal, line) for i, line in zip(batch, logprobs_B_A.tolist(), strict=True)}
+        return [found[i] for i in range(len(rows))]
 
 
 def _outlook(legal: Sequence[LegalAct], logprobs: Sequence[float]) -> Outlook:

@@ -94,21 +94,26 @@ class Learner:
     @torch.no_grad()
     def score(self, decisions: Sequence[Decision], adapter: str) -> list[Tensor]:
         """Log-probabilities [A] of each decision's legal acts."""
-        return [logprobs_A for scored in self._scored(decisions, adapter) for logprobs_A in _unpadded(scored)]
+        found: dict[int, Tensor] = {}
+        for batch, scored in self._scored(decisions, adapter):
+            found |= dict(zip(batch, _unpadded(scored), strict=True))
+        return [found[i] for i in range(len(decisions))]
 
     @torch.no_grad()
     def values(self, decisions: Sequence[Decision]) -> dict[str, float]:
         """V by decision id, under the current weights."""
-        scored = list(self._scored(decisions, CURRENT))
-        if not scored:
-            return {}
-        values_B = self.value(torch.cat([batch.states_B_D for batch in scored])).tolist()
-        return {decision.id: value for decision, value in zip(decisions, values_B, strict=True)}
+        found: dict[str, float] = {}
+        for batch, scored in self._scored(decisions, CURRENT):
+            values = self.value(scored.states_B_D).tolist()
+            found |= {decisions[i].id: value for i, value in zip(batch, values, strict=True)}
+        return found
 
-    def _scored(self, decisions: Sequence[Decision], adapter: str) -> Iterator[Scored]:
-        for start in range(0, len(decisions), SCORING_BATCH):
-            batch = [act_row(decision) for decision in decisions[start : start + SCORING_BATCH]]
-            yield self.model.score(batch, [adapter] * len(batch))
+    def _scored(self, decisions: Sequence[Decision], adapter: str) -> Iterator[tuple[list[int], Scored]]:
+        """Positions and scores, batch by batch; rows of like length together, so that little is padded."""
+        order = sorted(range(len(decisions)), key=lambda i: len(decisions[i].query_ids))
+        for start in range(0, len(order), SCORING_BATCH):
+            batch = order[start : start + SCORING_BATCH]
+            yield batch, self.model.score([act_row(decisions[i]) for i in batch], [adapter] * len(batch))
 
     def references(self, decisions: Sequence[Decision]) -> References:
         """Prox and start distributions of the rows."""
@@ -156,7 +161,8 @@ class Learner:
         means: dict[str, float] = {}
         for epoch in range(self.config.epochs):
             seen: list[dict[str, Tensor]] = []
-            for batch in _batches(len(earned), self.config.batch_size, rng):
+            lengths = [len(row.decision.query_ids) for row in earned]
+            for batch in _batches(lengths, self.config.batch_size, rng):
                 inputs = self._act_inputs([earned[i] for i in batch], batch, references)
                 seen.append(self._step("acts", inputs))
             progress("acts", epoch + 1, self.config.epochs)
@@ -193,7 +199,7 @@ class Learner:
         means: dict[str, float] = {}
         for epoch in range(self.config.text_epochs):
             seen: list[dict[str, Tensor]] = []
-            for batch in _batches(len(earned), self.config.text_batch_size, rng):
+            for batch in _batches([len(text.token_ids) for text in texts], self.config.text_batch_size, rng):
                 with torch.no_grad():
                     acts = self._act_inputs([earned[i] for i in batch], batch, references)
                 inputs = self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch])
@@ -261,10 +267,12 @@ def _padded(rows: Sequence[Tensor], width: int, fill: float = -torch.inf) -> Ten
     return torch.stack([nn.functional.pad(row, (0, width - len(row)), value=fill) for row in rows])
 
 
-def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    order = rng.permutation(count).tolist()
-    for start in range(0, count, size):
-        yield order[start : start + size]
+def _batches(lengths: Sequence[int], size: int, rng: np.random.Generator) -> list[list[int]]:
+    """Minibatches of rows of like length (padding would double the work), in random order; ties are shuffled."""
+    shuffled: list[int] = rng.permutation(len(lengths)).tolist()
+    order = sorted(shuffled, key=lambda i: lengths[i])
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def _means(seen: Sequence[dict[str, Tensor]]) -> dict[str, float]:

@@ -6,15 +6,15 @@ code) are what embeddings miss. It does not take another's place: on bankdesk th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from bot.conversation import digest
 from bot.domain import Domain
-from bot.knowledge.index import KnowledgeIndex
+from bot.knowledge.index import KnowledgeIndex, Vectors
 from bot.policy.acts import Candidate
 from bot.policy.types import Embedder
 
@@ -35,7 +35,7 @@ class Retriever:
         self._index = index
         self._embedder = embedder
         self._names: list[str] = []
-        self._matrix_N_D: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._matrix_N_D: Vectors = np.empty((0, 0), np.float32)
         self.revision = ""
 
     async def build(self) -> None:
@@ -53,7 +53,14 @@ class Retriever:
 
     async def find(self, query: str, num_articles: int) -> Found:
         """The `num_articles` best articles, and every trigger, with their cosines."""
-        vector_D = np.asarray(await self._embedder.embed([query]), dtype=np.float32)[0]
+        return (await self.find_all([query], num_articles))[0]
+
+    async def find_all(self, queries: Sequence[str], num_articles: int) -> list[Found]:
+        """`find` for many questions, embedded together."""
+        vectors_B_D = await self._embedder.embed(queries)
+        return [self._found(query, vector, num_articles) for query, vector in zip(queries, vectors_B_D, strict=True)]
+
+    def _found(self, query: str, vector_D: Vectors, num_articles: int) -> Found:
         scores_N = self._matrix_N_D @ vector_D
         ranked = [Candidate(self._names[i], float(scores_N[i])) for i in np.argsort(-scores_N, kind="stable")]
         articles = [found for found in ranked if found.name in self.domain.articles]

@@ -102,7 +102,8 @@ class AdaptedModel:
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """A copy of the adapter's weights under PEFT's own file names."""
-        state = get_peft_model_state_dict(self._need(), adapter_name=name)
+        # "auto" would ask a hub whether the vocabulary grew; we never train embeddings.
+        state = get_peft_model_state_dict(self._need(), adapter_name=name, save_embedding_layers=False)
         return {key: value.detach().clone() for key, value in state.items()}
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:

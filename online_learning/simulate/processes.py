@@ -73,7 +73,7 @@ def _spawn(settings: Settings, command: str, options: Mapping[str, str], logs: P
         command,
     ]
     with (logs / f"{command}.log").open("ab") as log:
-        return subprocess.Popen(words, stdout=log, stderr=log)  # noqa: S603 - our own command line
+        return subprocess.Popen(words, stdout=log, stderr=log)
 
 
 def _wait_until_ready(running: Running) -> None:
