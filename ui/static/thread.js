@@ -224,8 +224,9 @@ export class Thread {
     const stopped = message.stop_reason === "cancelled" ? [el("span", { class: "rj-stopped" }, this.say("stopped"))] : [];
     const sources = (message.sources || []).map((source) => this.#sourceChip(source));
     const made = message.version ? [this.#versionPill(message.version)] : [];
-    const actions = el("span", { class: "rj-actions" }, votes && votes.buttons, this.#copyButton(message.text));
-    return [...said, ...made, ...sources, ...stopped, actions];
+    const isReply = votes || message.role === "operator";
+    const actions = isReply ? [el("span", { class: "rj-actions" }, votes && votes.buttons, this.#copyButton(message.text))] : [];
+    return [...said, ...made, ...sources, ...stopped, ...actions];
   }
 
   #versionPill(version) {

@@ -29,9 +29,13 @@ export class VoteBar {
     const { thumb, reasons, comment } = this.#vote;
     this.up.setAttribute("aria-pressed", String(thumb === 1));
     this.down.setAttribute("aria-pressed", String(thumb === -1));
-    this.edit.hidden = thumb === 0;
+    this.edit.hidden = thumb === 0 || this.#formIsOpen;
     this.edit.textContent = this.say(reasons.length || comment ? "vote.edit" : "vote.add");
     if (thumb === 0) this.#closeForm();
+  }
+
+  get #formIsOpen() {
+    return this.form.firstChild !== null;
   }
 
   #thumbButton(thumb, iconName, label) {
@@ -73,6 +77,7 @@ export class VoteBar {
     });
     form.querySelector("button.rj-button:not(.rj-primary)").addEventListener("click", () => this.#closeForm(true));
     this.form.replaceChildren(form);
+    this.edit.hidden = true;
     form.querySelector("button").focus({ preventScroll: true });
     form.scrollIntoView({ block: "nearest" });
   }
@@ -96,12 +101,14 @@ export class VoteBar {
   }
 
   #thank() {
+    this.edit.hidden = false;
     this.form.replaceChildren(el("p", { class: "rj-thanks", role: "status" }, this.say("vote.thanks")));
     this.edit.focus({ preventScroll: true });
   }
 
   #closeForm(refocus = false) {
     this.form.replaceChildren();
+    this.edit.hidden = this.#vote.thumb === 0;
     if (refocus) (this.#vote.thumb > 0 ? this.up : this.down).focus({ preventScroll: true });
   }
 }
