@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from online_learning.algorithms.ppo import PPOConfig, ppo
+from online_learning.algorithms.ppo import ppo
 from online_learning.algorithms.types import LossInputs, LossOutputs
 
 Algorithm = Callable[[LossInputs, Any], LossOutputs]
@@ -13,4 +13,4 @@ Algorithm = Callable[[LossInputs, Any], LossOutputs]
 
 ALGORITHMS: Mapping[str, Algorithm] = {"ppo": ppo}
 
-__all__ = ["ALGORITHMS", "Algorithm", "LossInputs", "LossOutputs", "PPOConfig", "ppo"]
+__all__ = ["ALGORITHMS", "Algorithm", "LossInputs", "LossOutputs", "ppo"]
