@@ -36,8 +36,9 @@ def product(running: Product) -> Product:
     return running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
+    """Closed at the end of each module: while Playwright is open its event loop runs, and no async test can."""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium, args=ARGS)
         yield opened

@@ -15,7 +15,7 @@ from online_learning.algorithms.ppo import clipped_surrogate, importance_weight
 from online_learning.algorithms.types import entropy_over_acts, kl_over_acts
 from online_learning.config import PPOConfig
 
-BARE = PPOConfig(kl_champion_coef=0.0, kl_start_coef=0.0, value_coef=0.0)
+BARE = PPOConfig(clip_high=0.28, kl_champion_coef=0.0, kl_start_coef=0.0, value_coef=0.0)
 """Only the policy term."""
 
 
