@@ -47,9 +47,10 @@ format: setup ## let ruff fix and format
 bench: setup ## the measurements that docs/benchmarks.md records
 	$(BIN)/rejoinder bench gate --json
 
-demo: setup ## 1,000 simulated turns with the real learner, in a throw-away home
-	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
-	$(BIN)/rejoinder simulate --home "$$home" --profile demo --turns 1000 --noise clean --rate 1 --seed 0 --json
+demo: setup ## simulated people and the real learner in a fresh home; prints where the learning curve is
+	home=$$(mktemp -d -t rejoinder-demo-XXXXXX) && \
+	$(BIN)/rejoinder --home "$$home" simulate --turns 300 --noise clean --rate 1 && \
+	echo "The learning curve: $$home/simulate/curve.png"
 
 constraints: setup ## write constraints.txt from what is installed
 	{ sed -n '/^#/p' constraints.txt; \

@@ -1,7 +1,8 @@
 """`rejoinder simulate`: simulated people talk to the real service, the real learner learns, versions change under them.
 
-Questions and labels come from the dataset; the labels decide thumbs here and are seen by nothing else. In lockstep (the
-default) the run waits for learner and gate after every 32 thumbs, so that a seed reproduces it; `--async` does not.
+Questions and labels come from the dataset (or the domain's own `demo_questions.jsonl`); the labels decide thumbs here and
+are seen by nothing else. In lockstep (the default) the run waits for learner and gate after every 32 thumbs, so that a
+seed reproduces it; `--async` does not.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from online_learning.statistics import paired_difference, seeded
 
 THUMBS_PER_BARRIER = 32
 MAX_CURVE_POINTS = 8
-MAX_UNASKED = 1500
-"""Questions of the dataset that were not asked, used for evaluation when no file is given."""
+EVERY_KEPT = 3
+"""Without a file to evaluate on, every third question of the dataset is kept for that and never asked."""
+MAX_KEPT = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,7 @@ class Plan:
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
     """Run once per seed; prints one JSON object (a list of runs in it when there are several)."""
-    if args.dataset is None:
-        raise ConfigError("simulate: expected --dataset F.jsonl, got nothing")
+    args.dataset = args.dataset or _demo_questions(load_domain(settings.domain))
     if args.taste and args.taste not in TASTES:
         raise ConfigError(f"--taste: expected one of {', '.join(TASTES)}, got {args.taste!r}")
     first = settings.seed or 0
@@ -81,11 +82,12 @@ def _one_seed(settings: Settings, args: argparse.Namespace, seed: int, *, many: 
     home = settings.home / f"seed-{seed}" if many else settings.home
     settings = replace(settings, home=home, seed=seed, profile="demo")
     domain = load_domain(settings.domain)
-    questions = load_questions(args.dataset, list(domain.articles))
-    plan = Plan(questions, args.turns, args.rate, args.noise, args.taste or "", args.reply, seed, not args.asynchronous)
+    asked, kept = _asked_and_kept(args, domain)
+    plan = Plan(asked, args.turns, args.rate, args.noise, args.taste or "", args.reply, seed, not args.asynchronous)
     _check_fresh(settings)
     steps = asyncio.run(_simulate(settings, plan))
-    report = _report(settings, domain, plan, steps, _eval_file(args))
+    report = _report(settings, domain, plan, steps, kept)
+    report["eval_dataset"] = eval_file.name if (eval_file := _eval_file(args)) else "questions not asked"
     _write_curve(args.out or home / "simulate", steps, report)
     return report | {"seconds": round(time.monotonic() - started, 1)}
 
@@ -152,20 +154,39 @@ async def _take(client: ChatClient, turn: Turn, plan: Plan) -> Step:
     return Step(turn, reply, is_right, value)
 
 
-# --- what came of it --------------------------------------------------------------------------------------------------
+# --- questions --------------------------------------------------------------------------------------------------------
+def _demo_questions(domain: Domain) -> Path:
+    """The questions a domain ships for demonstrations. Raises ConfigError when it ships none."""
+    path = domain.folder / "demo_questions.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"simulate: expected --dataset F.jsonl, got nothing (and {domain.name} ships no {path.name})")
+    return path
+
+
+def _asked_and_kept(args: argparse.Namespace, domain: Domain) -> tuple[list[Question], list[Question]]:
+    """What people ask, and what versions are evaluated on: the evaluation file, or questions that nobody asks."""
+    known = list(domain.articles)
+    questions = load_questions(args.dataset, known)
+    if eval_file := _eval_file(args):
+        return questions, load_questions(eval_file, known)
+    kept = questions[EVERY_KEPT - 1 :: EVERY_KEPT][:MAX_KEPT]
+    if not kept:
+        raise ConfigError(f"{args.dataset}: expected {EVERY_KEPT} questions or --eval F.jsonl, got {len(questions)}")
+    texts = {question.text for question in kept}
+    return [question for question in questions if question.text not in texts], kept
+
+
 def _eval_file(args: argparse.Namespace) -> Path | None:
     """`--eval F`, or `dev_eval.jsonl` beside the dataset."""
     beside = Path(args.dataset).with_name("dev_eval.jsonl")
     return args.eval or (beside if beside.is_file() else None)
 
 
+# --- what came of it --------------------------------------------------------------------------------------------------
 def _report(
-    settings: Settings, domain: Domain, plan: Plan, steps: Sequence[Step], eval_file: Path | None
+    settings: Settings, domain: Domain, plan: Plan, steps: Sequence[Step], questions: Sequence[Question]
 ) -> dict[str, Any]:
     adapters = AdapterStore(settings.adapters, home_secret(settings.home))
-    asked = {step.turn.question.text for step in steps}
-    unasked = [question for question in plan.questions if question.text not in asked][:MAX_UNASKED]
-    questions = load_questions(eval_file, list(domain.articles)) if eval_file else unasked
     published = adapters.versions()
     versions = [BASE_VERSION, *_spread(published, MAX_CURVE_POINTS)]
     champion = adapters.champion().version
@@ -181,7 +202,6 @@ def _report(
         "seed": plan.seed,
         "version": champion,
         "eval_n": len(questions),
-        "eval_dataset": eval_file.name if eval_file else "questions not asked",
         "served_first_200": round(_share_right(steps[:200]), 4),
         "served_last_200": round(_share_right(steps[-200:]), 4),
         "refused_by_gate": _refusals(settings),
