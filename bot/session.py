@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -195,8 +196,9 @@ class Session:
             choice_ms = (time.perf_counter() - started) * 1000
             decision = self._decision(situation, choice, lease.version, choice_ms)
             spoken = await self._perform(Act.parse(decision.act), situation)
-            async for item in self._speak(lease, situation, decision, spoken):
-                yield item
+            async with aclosing(self._speak(lease, situation, decision, spoken)) as items:
+                async for item in items:
+                    yield item
 
     def greeting(self) -> str:
         """The bot's first words."""
@@ -238,9 +240,9 @@ class Session:
         self, person_id: str, state: State, tracker: Tracker
     ) -> tuple[Tracker, FormStep | None, tuple[str, ...]]:
         """Let an active form take what it asked for."""
-        if not tracker.active_form:
-            return tracker, None, ()
         form = tracker.active_form
+        if not form:
+            return tracker, None, ()
         filled = await self._actions.fill(form, state=state, person_id=person_id, domain=self._domain)
         action = next(name for name, needed in self._domain.action_forms.items() if needed == form)
         asked = Act(ActKind.ASK, filled.next_slot) if filled.next_slot else Act(ActKind.RUN, action)
@@ -332,7 +334,7 @@ class Session:
     # --- saying it --------------------------------------------------------------------------------------------------
     async def _speak(
         self, lease: Lease, situation: Situation, decision: Decision, spoken: Spoken
-    ) -> AsyncIterator[Delta | Message]:
+    ) -> AsyncGenerator[Delta | Message, None]:
         message = Message(
             id=self._ids.message(),
             conversation_id=decision.conversation_id,
@@ -347,11 +349,13 @@ class Session:
             quick_replies=spoken.quick_replies,
         )
         if not self._generates(situation.conversation, spoken):
+            stored = await self._store_reply(message, decision, spoken)
             yield Delta(message.id, 0, message.text, lease.version)
-            yield await self._store_reply(message, decision, spoken)
+            yield stored
             return
-        async for item in self._write(lease, situation, decision, spoken, message):
-            yield item
+        async with aclosing(self._write(lease, situation, decision, spoken, message)) as items:
+            async for item in items:
+                yield item
 
     def _generates(self, conversation: Conversation, spoken: Spoken) -> bool:
         """Only answers that rest on articles are reworded: nothing else has a source to hold them to."""
@@ -359,21 +363,21 @@ class Session:
 
     async def _write(
         self, lease: Lease, situation: Situation, decision: Decision, spoken: Spoken, message: Message
-    ) -> AsyncIterator[Delta | Message]:
+    ) -> AsyncGenerator[Delta | Message, None]:
         policy, sources = self._settings.policy, (spoken.text,)
         prompt = render.reply_prompt(situation.state, self._domain.persona, sources)
         request = TextRequest(
             prompt, sources, self._seed(situation, "text"), policy.max_reply_tokens, policy.text_temperature
         )
         written, generated, index = "", None, 0
-        pieces = lease.write(request)
         try:
-            async for piece in pieces:
-                generated = piece.generated
-                if piece.text:
-                    written += piece.text
-                    yield Delta(message.id, index, piece.text, lease.version)
-                    index += 1
+            async with aclosing(lease.write(request)) as pieces:
+                async for piece in pieces:
+                    generated = piece.generated
+                    if piece.text:
+                        written += piece.text
+                        yield Delta(message.id, index, piece.text, lease.version)
+                        index += 1
         except (asyncio.CancelledError, GeneratorExit):
             cut = replace(message, text=written.strip() or "…", stop_reason="cancelled")
             await asyncio.shield(self._store_reply(cut, decision, spoken))
@@ -410,7 +414,13 @@ class Session:
     def _tracker(self, conversation_id: str) -> Tracker:
         record = self._store.status(_tracker_key(conversation_id))
         initial = {name: slot.initial_value for name, slot in self._domain.slots.items()}
-        return Tracker(**record) if record else Tracker(slots=initial)
+        if record is None:
+            return Tracker(slots=initial)
+        tracker = Tracker(**record)
+        is_known = (
+            tracker.active_form in self._domain.action_forms.values()
+        )  # A developer may have taken it away since.
+        return tracker if is_known else Tracker(slots=tracker.slots)
 
     def _seed(self, situation: Situation, purpose: str) -> int:
         """Of one choice's random stream: fresh, or a function of the run's seed, the conversation and the turn."""

@@ -1,7 +1,7 @@
 """Embeddings of a domain's texts and a full-text index over its articles, in one SQLite file that can be rebuilt.
 
-A text is embedded once per encoder: its vector is kept under (text, encoder). Changing an article embeds only what
-changed and drops what is gone.
+A text is embedded once per encoder: its vector is kept under (text, encoder), also when the text is gone. Changing an
+article embeds only what changed.
 """
 
 from __future__ import annotations

@@ -34,22 +34,23 @@ class Retriever:
         self.domain = domain
         self._index = index
         self._embedder = embedder
-        self._names: list[str] = []
+        self._articles: list[str] = []
+        self._triggers: list[str] = []
         self._matrix_N_D: Vectors = np.empty((0, 0), np.float32)
         self.revision = ""
 
     async def build(self) -> None:
         """Embed what is new and index the rest."""
-        texts = {name: article.texts for name, article in self.domain.articles.items()}
-        texts |= {name: trigger.examples for name, trigger in self.domain.triggers.items() if trigger.examples}
-        flat = [text for group in texts.values() for text in group]
-        vectors = await self._index.vectors(flat, self._embedder)
-        starts = np.cumsum([0, *(len(group) for group in texts.values())])
+        articles = {name: article.texts for name, article in self.domain.articles.items()}
+        triggers = {name: trigger.examples for name, trigger in self.domain.triggers.items() if trigger.examples}
+        texts = [*articles.items(), *triggers.items()]  # An article may have a trigger's name: `handoff`, say.
+        vectors = await self._index.vectors([text for _, group in texts for text in group], self._embedder)
+        starts = np.cumsum([0, *(len(group) for _, group in texts)])
         means = np.stack([vectors[a:b].mean(0) for a, b in pairwise(starts)])
         self._matrix_N_D = means / np.linalg.norm(means, axis=1, keepdims=True)
-        self._names = list(texts)
+        self._articles, self._triggers = list(articles), list(triggers)
         self._index.put_articles(self.domain.articles)
-        self.revision = digest(self._embedder.name, *("\x1e".join((name, *group)) for name, group in texts.items()))
+        self.revision = digest(self._embedder.name, *("\x1e".join((name, *group)) for name, group in texts))
 
     async def find(self, query: str, num_articles: int) -> Found:
         """The `num_articles` best articles, and every trigger, with their cosines."""
@@ -62,12 +63,15 @@ class Retriever:
 
     def _found(self, query: str, vector_D: Vectors, num_articles: int) -> Found:
         scores_N = self._matrix_N_D @ vector_D
-        ranked = [Candidate(self._names[i], float(scores_N[i])) for i in np.argsort(-scores_N, kind="stable")]
-        articles = [found for found in ranked if found.name in self.domain.articles]
-        triggers = [found for found in ranked if found.name in self.domain.triggers]
+        articles = _ranked(self._articles, scores_N[: len(self._articles)])
+        triggers = _ranked(self._triggers, scores_N[len(self._articles) :])
         chosen = self._with_full_text(query, articles, num_articles)
         return Found(tuple(chosen), tuple(triggers))
 
     def _with_full_text(self, query: str, ranked: list[Candidate], count: int) -> list[Candidate]:
         best, rest = ranked[:count], {found.name: found for found in ranked[count:]}
         return best + [rest[name] for name in self._index.match(query, 1) if name in rest]
+
+
+def _ranked(names: Sequence[str], scores_N: Vectors) -> list[Candidate]:
+    return [Candidate(names[i], float(scores_N[i])) for i in np.argsort(-scores_N, kind="stable")]

@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ ALLOWED_FILES = frozenset(
 ) | {"value.safetensors"}
 """A folder with any other file is refused: a pickle or a template would be code."""
 MANIFEST = "manifest.json"
+_VERSION = re.compile(r"v[0-9]{6,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class AdapterStore:
     # --- versions -------------------------------------------------------------------------------------------------
     def versions(self) -> list[str]:
         """Published versions, oldest first."""
-        return sorted(path.name for path in self.root.glob("v[0-9]*") if (path / MANIFEST).is_file())
+        return sorted(path.name for path in self.root.glob("v*") if _is_name(path.name) and (path / MANIFEST).is_file())
 
     def next_version(self) -> str:
         """A number never used before, rolled-back and deleted versions included."""
@@ -135,9 +137,15 @@ class AdapterStore:
         if body["version"] != version:
             raise AdapterError(f"{version}: expected its own manifest, got that of {body['version']}")
         self._verify_files(folder, version, body["files"])
-        return _manifest(body)
+        try:
+            return _manifest(body)
+        except (KeyError, TypeError) as error:
+            raise AdapterError(f"{version}: expected a manifest as this release writes them, got {error}") from error
 
     def _verify_files(self, folder: Path, version: str, expected: Mapping[str, str]) -> None:
+        link = next((path for path in (folder, *folder.rglob("*")) if path.is_symlink()), None)
+        if link is not None:
+            raise AdapterError(f"{version}: expected plain files, got a link: {link.name}")
         found = _relative_files(folder) - {MANIFEST}
         if found != set(expected) or not found <= ALLOWED_FILES:
             odd = min(found ^ set(expected) or found - ALLOWED_FILES)
@@ -149,7 +157,7 @@ class AdapterStore:
     def folder(self, version: str) -> Path:
         """Where a version lies. Raises NotFound."""
         folder = self.root / version
-        if not version.startswith("v") or not version[1:].isdigit() or not (folder / MANIFEST).is_file():
+        if not _is_name(version) or not (folder / MANIFEST).is_file():
             raise NotFound(f"version: expected one of {', '.join(self.versions()) or 'none yet'}, got {version!r}")
         return folder
 
@@ -186,9 +194,11 @@ class AdapterStore:
         """Back to `to`, or to the version that served before this one. Learning is frozen until it is unfrozen, or
         the same rewards would publish the same thing again within a minute."""
         target = to or self._previous()
-        pointer = self.set_champion(target, reason or "rollback", by)
+        if target != BASE_VERSION:
+            self.verify(target)
+        # Frozen first: a learner between two pointers would publish over the rollback.
         self.freeze(f"after rollback to {target}: {reason}".rstrip(": "), by)
-        return pointer
+        return self.set_champion(target, reason or "rollback", by)
 
     def promote(self, version: str, reason: str, by: str = "operator") -> Champion:
         """Make a published version the champion by hand."""
@@ -204,6 +214,9 @@ class AdapterStore:
                 del stack[stack.index(entry["version"]) + 1 :]
             else:
                 stack.append(entry["version"])
+        serving = self.champion().version
+        if serving in stack:  # The history is written first: its last line may name a version that never served.
+            del stack[stack.index(serving) + 1 :]
         if len(stack) < 2:
             raise NotFound("rollback: expected an earlier version, got a fresh install")
         return stack[-2]
@@ -233,8 +246,11 @@ class AdapterStore:
 
     def _log(self, event: str, version: str, reason: str, by: str) -> None:
         entry = {"at": self._clock(), "event": event, "version": version, "reason": reason, "by": by}
-        with (self.root / "history.jsonl").open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        path = self.root / "history.jsonl"
+        # A line torn by a crash must not swallow this one.
+        start = "\n" if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n") else ""
+        with path.open("a") as stream:
+            stream.write(f"{start}{json.dumps(entry)}\n")
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -258,8 +274,12 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
     return Manifest(**{**body, "probes": probes})
 
 
+def _is_name(name: str) -> bool:
+    return _VERSION.fullmatch(name) is not None
+
+
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             yield json.loads(line)
         except ValueError:
@@ -284,7 +304,7 @@ def _fsync(path: Path) -> None:
 
 
 def _write_atomic(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
     with aside.open("w") as stream:
         stream.write(text)
         stream.flush()

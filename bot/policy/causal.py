@@ -42,18 +42,27 @@ class CausalPart:
         self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
         self.stop_ids = frozenset(_stop_ids(self.tokenizer, base.generation_config))
         size = int(base.config.vocab_size)
-        texts = self.tokenizer.batch_decode([[i] for i in range(size)])
-        self._mask = GroundingMask(texts, self.tokenizer.all_special_ids, sorted(self.stop_ids))
+        self._mask = GroundingMask(
+            _token_texts(self.tokenizer, size), self.tokenizer.all_special_ids, sorted(self.stop_ids)
+        )
+        self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a rendered prompt (`bot.render`). Oldest tokens after the system text are dropped when too long."""
-        messages = [{"role": role, "content": _literal(text)} for role, text in json.loads(prompt)]
+        messages = [{"role": role, "content": self._literal(text)} for role, text in json.loads(prompt)]
         while True:
             rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
             if len(ids) <= MAX_PROMPT_TOKENS or len(messages) <= 2:
                 return tuple(ids[-MAX_PROMPT_TOKENS:])
             del messages[1]
+
+    def _literal(self, text: str) -> str:
+        """Text in which the chat markers are only text: a user must not be able to speak as the system."""
+        text = text.replace("<|", "< |").replace("|>", "| >")
+        for marker in self._markers:
+            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        return text
 
     # --- acts -----------------------------------------------------------------------------------------------------
     def act_logits(self, rows: Sequence[ActRow], adapters: Sequence[str], width: int, alpha: float) -> Tensor:
@@ -171,9 +180,11 @@ class CausalPart:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-def _literal(text: str) -> str:
-    """Text in which the chat markers are only text: a user must not be able to speak as the system."""
-    return text.replace("<|", "< |").replace("|>", "| >")
+def _token_texts(tokenizer: Any, size: int) -> list[str]:
+    """What each token adds to a text. Decoded behind a letter: some tokenizers drop a first token's space."""
+    before = tokenizer("a", add_special_tokens=False)["input_ids"]
+    skipped = len(tokenizer.decode(before))
+    return [text[skipped:] for text in tokenizer.batch_decode([[*before, i] for i in range(size)])]
 
 
 def _stop_ids(tokenizer: Any, generation: Any) -> set[int]:

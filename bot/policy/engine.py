@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bot.conversation import BASE_VERSION, LegalAct
-from bot.errors import AdapterError, ModelError, NotFound
+from bot.errors import AdapterError, ModelError
 from bot.policy.adapters import AdapterStore, CanaryProbe
 from bot.policy.causal import CausalPart
 from bot.policy.model import BASE, ActRow, PolicyModel, draw
@@ -68,6 +68,7 @@ class Engine:
         self._refused: dict[str, float] = {}
         self._loading = asyncio.Lock()
         self._causal_loading = asyncio.Lock()
+        self._closed = False
 
     # --- life -----------------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -79,7 +80,8 @@ class Engine:
                 return
 
     async def close(self) -> None:
-        """Stop the worker threads after what they are doing."""
+        """Stop the worker threads after what they are doing. Whatever is asked afterwards is a ModelError."""
+        self._closed = True
         for thread in (self._encoder_thread, self._causal_thread):
             await asyncio.to_thread(thread.shutdown, True, cancel_futures=True)
 
@@ -88,7 +90,7 @@ class Engine:
         while True:
             try:
                 await self._follow_once()
-            except (AdapterError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - this loop must outlive whatever lies in the folder
                 log.warning("champion pointer: %s; still serving %s", error, self._champion)
             await asyncio.sleep(poll_s)
 
@@ -124,10 +126,12 @@ class Engine:
 
     async def choose(self, request: ActRequest, version: str) -> Choice:
         """Draw one act under a loaded version."""
+        self._check_open()
         return await self._choices.submit((request, version))
 
-    async def write(self, request: TextRequest, version: str) -> AsyncIterator[TextDelta]:
+    async def write(self, request: TextRequest, version: str) -> AsyncGenerator[TextDelta, None]:
         """Stream a reply under a loaded version, one token at a time; streams take turns."""
+        self._check_open()
         causal = await self._need_causal()
         loop = asyncio.get_running_loop()
         adapter = await loop.run_in_executor(self._causal_thread, self._causal_adapter, version)
@@ -193,7 +197,7 @@ class Engine:
         try:
             if version != BASE_VERSION:
                 await self._load(version)
-        except (AdapterError, NotFound) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a version, the champion goes on serving
             log.warning("refused %s: %s; still serving %s", version, error, self._champion)
             return False
         self._champion = version
@@ -215,19 +219,26 @@ class Engine:
         expected, got = self._model.encoder.name, files.manifest.base_models.get("encoder")
         if expected.partition(":")[2] != str(got).partition(":")[2]:
             raise AdapterError(f"{version}: expected an adapter of encoder {expected}, got one of {got}")
-        self._model.encoder.model.load(version, files.encoder_config, files.encoder)
+        self._drop(version)  # Whoever waited for an earlier load may have been cancelled and left its layers behind.
         try:
+            self._model.encoder.model.load(version, files.encoder_config, files.encoder)
             if self._model.causal is not None:
+                self._drop_causal(version)
                 self._hang_in_causal(self._model.causal, version, files)
             self._probe(version, files.manifest.probes)
-        except AdapterError:
+            if files.value is not None:
+                self._values[version] = self._value_head(files.value)
+        except Exception:
             self._drop(version)
-            self._drop_causal(version)
+            if self._model.causal is not None:
+                self._drop_causal(version)
             raise
-        if files.value is not None:
-            device = self._model.encoder.device
-            weight_D = files.value["linear.weight"][0].to(device)
-            self._values[version] = (weight_D, files.value["linear.bias"][0].to(device))
+
+    def _value_head(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        weight_D, bias = tensors["linear.weight"][0], tensors["linear.bias"][0]
+        if weight_D.shape != (self._model.encoder.width,):
+            raise AdapterError(f"value head: expected {self._model.encoder.width} weights, got {len(weight_D)}")
+        return weight_D.to(self._model.encoder.device), bias.to(self._model.encoder.device)
 
     @torch.no_grad()
     def _probe(self, version: str, probes: Sequence[CanaryProbe]) -> None:
@@ -245,21 +256,30 @@ class Engine:
                 )
 
     async def _free_unused(self) -> None:
-        idle = [v for v in self._loaded if v != self._champion and self._refs[v] == 0]
+        """Free every version that nobody leases. All is queued before the first wait: a lease that begins meanwhile
+        loads its version again, behind these jobs in each thread's queue."""
+        idle = [] if self._closed else [v for v in self._loaded if v != self._champion and self._refs[v] == 0]
+        jobs: list[asyncio.Future[None]] = []
+        loop = asyncio.get_running_loop()
         for version in idle:
-            self._loaded.pop(version)
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._encoder_thread, self._drop, version)
-            if self._causal is not None:
-                await loop.run_in_executor(self._causal_thread, self._drop_causal, version)
+            del self._loaded[version]
+            jobs.append(loop.run_in_executor(self._encoder_thread, self._drop, version))
+            jobs.append(loop.run_in_executor(self._causal_thread, self._drop_causal, version))
+        if jobs:
+            await asyncio.shield(asyncio.gather(*jobs))
 
     def _drop(self, version: str) -> None:
         self._values.pop(version, None)
-        self._model.encoder.model.delete(version)
+        if version in self._model.encoder.model.names:
+            self._model.encoder.model.delete(version)
 
     def _drop_causal(self, version: str) -> None:
         if self._causal is not None and version in self._causal.model.names:
             self._causal.model.delete(version)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ModelError("the engine is closed: the server is stopping")
 
     # --- the causal part, loaded when first needed ------------------------------------------------------------------------
     async def _need_causal(self) -> CausalPart:
@@ -300,6 +320,6 @@ class _EngineLease:
         """Draw one act."""
         return await self.engine.choose(request, self.version)
 
-    def write(self, request: TextRequest) -> AsyncIterator[TextDelta]:
+    def write(self, request: TextRequest) -> AsyncGenerator[TextDelta, None]:
         """Stream a reply."""
         return self.engine.write(request, self.version)

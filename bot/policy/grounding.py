@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 _AMOUNT = re.compile(r"[£$€¥]?\d(?:[\d.,:/-]*\d)?%?")
-_TAIL = re.compile(r"(?:[£$€¥]?\d[\d.,:/-]*%?|[£$€¥])$")
-_GUARDED = re.compile(r"[\d£$€¥%@]|://|www|http", re.IGNORECASE)
-_DOMAIN_TAIL = re.compile(r"\w\.$")
+_TAIL = re.compile(r"(?:[£$€¥]?\d[\d.,:/-]*%?|[£$€¥])\Z")
+_GUARDED = re.compile(r"[\d£$€¥%@]|://|www|http|\.[a-z]", re.IGNORECASE)
+"""Tokens with an amount or a piece of a link in them."""
+_DOMAIN_TAIL = re.compile(r"\w[\w.-]*\.\Z")
 _LINK = re.compile(r"\w[\w.-]*\.[a-z]{2,}\b(?:/\S*)?|https?://\S+|\S+@\S+", re.IGNORECASE)
 
 Mask = npt.NDArray[np.bool_]
@@ -46,6 +47,9 @@ class GroundingMask:
         self._stop_ids = list(stop_ids)
         self._never = np.zeros(len(self._texts), dtype=bool)
         self._never[[i for i in special_ids if i not in self._stop_ids]] = True
+        # Nothing, or a piece of a character: pieces could add up to a digit that no source holds.
+        self._never |= [text == "" or "\ufffd" in text for text in self._texts]
+        self._never[self._stop_ids] = False
 
     def allowed(self, text_so_far: str, known_amounts: frozenset[str]) -> Mask:
         """Boolean mask over the vocabulary: what may follow `text_so_far`."""

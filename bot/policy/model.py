@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from bot.conversation import LegalAct
@@ -65,6 +66,8 @@ class AdaptedModel:
     def __init__(self, base: nn.Module) -> None:
         self._base = base.eval().requires_grad_(False)
         self._peft: PeftModel | None = None
+        self._selected = ""
+        self._lora_layers: list[LoraLayer] = []
 
     @property
     def names(self) -> set[str]:
@@ -73,11 +76,14 @@ class AdaptedModel:
 
     def create(self, name: str, config: LoraConfig, *, trainable: bool = False) -> None:
         """Add an adapter that changes nothing yet (LoRA B is zero)."""
-        if self._peft is None:
-            self._peft = get_peft_model(self._base, config, adapter_name=name)
-        else:
-            self._peft.add_adapter(name, config)
+        with self._keeping_gradients():
+            if self._peft is None:
+                self._peft = get_peft_model(self._base, config, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, config)
         self._peft.eval()
+        self._selected = ""
+        self._lora_layers = [module for module in self._peft.modules() if isinstance(module, LoraLayer)]
         for parameter in self.parameters(name).values():
             parameter.requires_grad_(trainable)
 
@@ -118,32 +124,45 @@ class AdaptedModel:
 
     def delete(self, name: str) -> None:
         """Free an adapter."""
-        self._need().delete_adapter(name)
+        with self._keeping_gradients():
+            self._need().delete_adapter(name)
+        self._selected = ""
 
     def __call__(self, adapters: Sequence[str], **inputs: Any) -> Any:
         """Forward pass; `adapters` names one adapter per row (BASE: none)."""
         distinct = set(adapters)
         if self._peft is None or distinct == {BASE}:
             with self._without_adapters():
-                return (self._peft or self._base)(**inputs)
+                return self._base(**inputs)
         if len(distinct) == 1:
             self._select(adapters[0])
             return self._peft(**inputs)
         return self._peft(**inputs, adapter_names=list(adapters))
 
     def _select(self, name: str) -> None:
-        """Make one adapter active without PEFT's side effect on requires_grad."""
-        peft = self._need()
-        if peft.active_adapter == name:
-            return
-        flags = {key: p.requires_grad for key, p in peft.named_parameters() if "lora_" in key}
-        peft.set_adapter(name)
-        for key, parameter in peft.named_parameters():
-            if key in flags:
-                parameter.requires_grad_(flags[key])
+        if self._selected != name:
+            with self._keeping_gradients():
+                self._need().set_adapter(name)
+            self._selected = name
 
-    def _without_adapters(self) -> AbstractContextManager[Any]:
-        return self._peft.disable_adapter() if self._peft is not None else nullcontext()
+    @contextmanager
+    def _keeping_gradients(self) -> Iterator[None]:
+        """PEFT turns requires_grad on and off as adapters come, go and take turns; which ones train is ours to say."""
+        flags = {id(p): p.requires_grad for p in self._base.parameters()}
+        yield
+        for parameter in self._base.parameters():
+            parameter.requires_grad_(flags.get(id(parameter), parameter.requires_grad))
+
+    @contextmanager
+    def _without_adapters(self) -> Iterator[None]:
+        """Not PEFT's `disable_adapter`: that changes requires_grad, and fails once the active adapter was deleted."""
+        for layer in self._lora_layers:
+            layer._disable_adapters = True  # noqa: SLF001
+        try:
+            yield
+        finally:
+            for layer in self._lora_layers:
+                layer._disable_adapters = False  # noqa: SLF001
 
     def _need(self) -> PeftModel:
         if self._peft is None:
@@ -197,7 +216,10 @@ class EncoderPart:
 
     def act_vectors(self, acts: Sequence[LegalAct]) -> Tensor:
         """One vector [N, D] per act: the normalised mean of its texts; zero for an act without texts. Cached."""
-        missing = {act.text_digest: act.texts for act in acts if act.texts and act.text_digest not in self._acts}
+        worded = {act.text_digest: act.texts for act in acts if act.texts}
+        for key in worded.keys() & self._acts.keys():
+            self._acts.move_to_end(key)
+        missing = {key: texts for key, texts in worded.items() if key not in self._acts}
         if missing:
             self._remember(missing)
         zero = torch.zeros(self.width, device=self.device)

@@ -7,7 +7,7 @@ of that reply, so a reply is made by exactly one version (DESIGN section 6, inva
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,7 +74,7 @@ class Lease(Protocol):
     async def choose(self, request: ActRequest) -> Choice:
         """Draw one act. Raises ModelError when the engine is gone."""
 
-    def write(self, request: TextRequest) -> AsyncIterator[TextDelta]:
+    def write(self, request: TextRequest) -> AsyncGenerator[TextDelta, None]:
         """Stream a reply; closing the iterator cancels it."""
 
 
