@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ui.client import Api, ApiError
+from ui.handlers import DIRECT
 from ui.markup import SIGN_OUT_JS, empty, problem, top_bar
 from ui.transcript import render_list, render_transcript
 
@@ -99,19 +100,17 @@ def operator_page(api: Api) -> gr.Blocks:
                 transcript = gr.HTML(empty(CHOOSE), js_on_load=None, apply_default_css=False, elem_id="dk-transcript")
         place = gr.State(START)
         seen = [rows, trouble, place, newer, older]
-        # Gradio drops what is asked while an answer is on its way, unless the last question counts.
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
         gr.on(
             [page.load, *(box.submit for box in filters if isinstance(box, gr.Textbox))],
             desk.first_page,
             filters,
             seen,
-            **quiet,
+            **DIRECT,
         )
-        gr.on([box.change for box in filters if isinstance(box, gr.Dropdown)], desk.first_page, filters, seen, **quiet)
-        older.click(desk.older, [*filters, place], seen, **quiet)
-        newer.click(desk.newer, [*filters, place], seen, **quiet)
-        rows.select(desk.read, None, [transcript, trouble], **quiet)
+        gr.on([box.change for box in filters if isinstance(box, gr.Dropdown)], desk.first_page, filters, seen, **DIRECT)
+        older.click(desk.older, [*filters, place], seen, **DIRECT)
+        newer.click(desk.newer, [*filters, place], seen, **DIRECT)
+        rows.select(desk.read, None, [transcript, trouble], **DIRECT)
     return page
 
 

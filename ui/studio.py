@@ -9,6 +9,7 @@ import gradio as gr
 
 from ui import metrics
 from ui.client import Api, ApiError
+from ui.handlers import DIRECT
 from ui.markup import SIGN_OUT_JS, empty, mono, problem, text, top_bar
 
 REFRESH_S = 5.0
@@ -105,12 +106,8 @@ def studio_page(api: Api) -> gr.Blocks:
         _html('<h2 class="dk-title">Learner updates</h2>')
         updates = _html("")
         shown = [trouble, cards, *plots, versions, updates]
-        gr.on([page.load, gr.Timer(REFRESH_S).tick], studio.refresh, None, shown, **_quiet())
+        gr.on([page.load, gr.Timer(REFRESH_S).tick], studio.refresh, None, shown, **DIRECT)
     return page
-
-
-def _quiet() -> dict[str, Any]:
-    return {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def _html(value: str) -> gr.HTML:
@@ -159,7 +156,7 @@ def _levers(page: gr.Blocks, studio: Studio) -> None:
     result, pending = _html(""), gr.State(None)
     for change, button in buttons.items():
         asked = [gr.State(change), version, reason]
-        button.click(studio.ask, asked, [pending, question, confirmation, result], **_quiet())
-    yes.click(studio.confirm, pending, [pending, confirmation, result, reason], **_quiet())
-    no.click(lambda: (None, gr.Column(visible=False)), None, [pending, confirmation], **_quiet())
-    gr.on([page.load, yes.click], studio.choices, None, version, **_quiet())
+        button.click(studio.ask, asked, [pending, question, confirmation, result], **DIRECT)
+    yes.click(studio.confirm, pending, [pending, confirmation, result, reason], **DIRECT)
+    no.click(lambda: (None, gr.Column(visible=False)), None, [pending, confirmation], **DIRECT)
+    gr.on([page.load, version.focus], studio.choices, None, version, **DIRECT)

@@ -66,11 +66,11 @@ def test_scripts_never_parse_text_as_html() -> None:
 
 
 @pytest.mark.parametrize("build", [operator.operator_page, studio.studio_page])
-async def test_no_handler_of_the_operators_pages_is_a_public_endpoint(build: Any) -> None:
-    """Gradio offers handlers as an API unless told otherwise."""
+async def test_handlers_of_the_operators_pages_are_private_and_never_queued(build: Any) -> None:
+    """Gradio offers handlers as an API unless told otherwise, and its queue loses answers (ui/handlers.py)."""
     page = build(make_api())
     assert page.fns
-    assert {handler.api_visibility for handler in page.fns.values()} == {"private"}
+    assert {(handler.api_visibility, handler.queue) for handler in page.fns.values()} == {("private", False)}
 
 
 async def test_the_chat_page_has_no_handler_at_all() -> None:

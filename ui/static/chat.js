@@ -121,6 +121,7 @@ class Chat {
   }
 
   #startFresh() {
+    this.shell.hideError();
     saveChat({ token: loadChat().token });
     this.#switchTo();
   }
@@ -139,7 +140,6 @@ class Chat {
     this.#solved = null;
     this.#canSolve = false;
     this.thread.clear();
-    this.shell.hideError();
     this.#setTyping(false);
   }
 
