@@ -30,7 +30,7 @@ class PPOConfig:
     many ratios cannot be mended by truncating each."""
     kl_champion_coef: float = 0.0
     """Pull towards the policy now serving."""
-    kl_start_coef: float = 0.05
+    kl_start_coef: float = 0.1
     """Weaker pull towards the fresh install: keeps thirty small steps from becoming one long slide."""
     entropy_coef: float = 0.0
     """Reward for staying undecided; the temperature already explores."""
@@ -60,7 +60,7 @@ class LearnerConfig:
     algorithm: str = "ppo"
     rank: int = 16
     lora_alpha: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     value_learning_rate: float = 1e-2
     weight_decay: float = 0.0
     epochs: int = 2

@@ -13,7 +13,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,13 +112,20 @@ class Loop:
         published = [row for row in self.store.updates() if row.outcome == "published"]
         newest = max((row.version for row in published), default=BASE_VERSION)
         self.adapters.discard_unreferenced(keep=newest)
-        named = {entry.get("version") for entry in self.adapters.history()}
-        if last is not None and last.outcome == "published" and last.version not in named:
-            self.adapters.set_champion(last.version, "passed the gate (finished after a restart)", "learner")
+        if last is not None and last.outcome == "published":
+            self._finish_pointer(last)
         self._follow_champion()
         state = load_checkpoint(self.settings.learner, last.checkpoint if last else "", self.learner, self._version)
         self._refused = set(state.refused) if state else set()
         apply_rules(self.store, self.rules, time.time(), self.settings.learn.settle_s)
+
+    def _finish_pointer(self, last: UpdateRow) -> None:
+        """Move the pointer as the last update would have, unless somebody moved it or froze learning since."""
+        moves = [e for e in self.adapters.history() if e["event"] == "champion" and e["at"] >= last.at]
+        # The history is written before the pointer: an entry alone does not say that the version serves.
+        is_ours = all(entry["version"] == last.version for entry in moves)
+        if is_ours and not self.adapters.frozen and self.adapters.champion().version != last.version:
+            self.adapters.set_champion(last.version, "passed the gate (finished after a restart)", "learner")
 
     def run(self) -> None:
         """Until `stop` is set."""
@@ -211,7 +218,8 @@ class Loop:
         kept = [old[i] for i in sorted(rng.permutation(len(old))[:room])]
         chosen = [*kept, *(row for row in usable if row.reward.seq > cursor)]
         refused = dict(admitted.refused) | {"rescore": len(self._refused)}
-        return Batch(until, self._credits(chosen), refused, len(fresh), max(errors, default=0.0))
+        topics = {row.decision.act for row in admitted.rows}
+        return Batch(until, self._credits(chosen, topics), refused, len(fresh), max(errors, default=0.0))
 
     def _check_fresh(self, fresh: Sequence[Rated]) -> list[float]:
         """Rows enter the window only if they re-score; returns the errors of those that did."""
@@ -225,8 +233,11 @@ class Loop:
         self._refused |= off
         return [error for decision_id, error in errors.items() if decision_id not in off]
 
-    def _credits(self, rows: Sequence[Rated]) -> list[Credit]:
-        """Turn-level credit over the rows' whole conversations."""
+    def _credits(self, rows: Sequence[Rated], topics: Set[str]) -> list[Credit]:
+        """Turn-level credit over the rows' whole conversations; `topics` are the acts that have their quorum.
+
+        An outcome travels back to turns that nobody rated; it must not carry a topic around its quorum.
+        """
         conversations = dict.fromkeys(row.decision.conversation_id for row in rows)
         decisions = [d for name in conversations for d in self.store.conversation_decisions(name)]
         scale, baseline = self.config.reward_scale, self.config.baseline
@@ -237,32 +248,48 @@ class Loop:
             values = dict.fromkeys((decision.id for decision in decisions), baseline)
         config = self.config
         found = credit(decisions, rewards, values, gamma=config.gamma, lam=config.gae_lambda)
-        return [row for row in found if row.decision.train_ok and row.decision.id not in self._refused]
+        return [
+            row
+            for row in found
+            if row.decision.train_ok
+            and row.decision.id not in self._refused
+            and (self.settings.learn.quorum == 1 or row.decision.act in topics)
+        ]
 
     def _finish(
         self, batch: Batch, number: int, verdict: Verdict, metrics: Mapping[str, Any], before: dict[str, Any]
     ) -> None:
         """Publish or restore, commit, and only then move the pointer."""
+        if self._overtaken(self._version):
+            self.learner.restore(before)
+            log.info("update %d dropped: learning was frozen or another version chosen meanwhile", number)
+            return
         if not verdict.passed:
             self.learner.restore(before)
             log.info("update %d refused: %s", number, "; ".join(verdict.reasons))
             self._commit(batch, number, "refused", self._version, metrics)
             return
+        parent = self._version
         lineage = {"decision_ids": batch.decision_ids, "num_decisions": len(batch.decision_ids), "cursor": batch.until}
         version = publish(
             self.adapters,
             self.learner,
             self.domain,
             temperature=self.settings.policy.temperature,
-            parent=self._version,
+            parent=parent,
             rules_hash=self.rules.rules_hash,
             lineage=lineage,
             gate=verdict.report,
         )
         self._version = version
         self._commit(batch, number, "published", version, metrics)
-        self.adapters.set_champion(version, f"passed the gate of update {number}", "learner")
+        if not self._overtaken(parent):
+            self.adapters.set_champion(version, f"passed the gate of update {number}", "learner")
         log.info("published %s in %.1f s", version, metrics["seconds"])
+
+    def _overtaken(self, parent: str) -> bool:
+        """Whether an operator froze learning or moved the pointer away from `parent`: their word stands."""
+        return self.adapters.frozen or self.adapters.champion().version != parent
 
     def _commit(self, batch: Batch, number: int, outcome: str, version: str, metrics: Mapping[str, Any]) -> None:
         checkpoint = f"checkpoint-{number:06d}"
