@@ -30,6 +30,7 @@ from bot.settings import Settings
 from online_learning.evaluate import Evaluator, Question, Scores, load_questions
 from online_learning.simulate.client import ChatClient, Reply
 from online_learning.simulate.processes import Lockstep, Running, both
+from online_learning.simulate.taste import compare_style
 from online_learning.simulate.users import NOISES, TASTES, TURNS_PER_USER, Turn, thumb, turns
 from online_learning.statistics import paired_difference, seeded
 
@@ -208,6 +209,8 @@ def _report(
         "reply_ms": _percentiles([step.reply.total_s for step in steps]),
         "curve": [_point(scores[version]) for version in versions],
     }
+    if plan.taste:
+        report |= compare_style(settings, domain, adapters, unasked, champion, TASTES[plan.taste])
     return report
 
 
