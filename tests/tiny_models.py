@@ -18,11 +18,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bot.conversation import BASE_VERSION, LegalAct
-from bot.policy.adapters import AdapterStore, CanaryProbe, Manifest
+from bot.conversation import LegalAct
+from bot.policy.adapters import AdapterStore, CanaryProbe
 from bot.policy.causal import CausalPart
 from bot.policy.model import BASE, ActRow, AdaptedModel, EncoderPart, PolicyModel, lora_config
 from bot.policy.weights import write_part
+from tests.version_folder import make_manifest
 
 CORPUS = (
     "When will my card arrive? Your card arrives in 5 days.",
@@ -150,21 +151,6 @@ def make_probes(model: PolicyModel, adapter: str) -> tuple[CanaryProbe, ...]:
     row = ActRow(model.encoder.tokenize("where is my card?"), legal, TEMPERATURE, prompt)
     scored = [tuple(model.score([row], [name]).logprobs_B_A[0].tolist()) for name in (adapter, BASE)]
     return (CanaryProbe("where is my card?", PROBE_TEXTS, TEMPERATURE, prompt, *scored),)
-
-
-def make_manifest(**overrides: Any) -> Manifest:
-    """The manifest of a version v000001 that nobody could load: no base models and no probes."""
-    fields: dict[str, Any] = {
-        "version": "v000001",
-        "parent": BASE_VERSION,
-        "created_at": 1000.0,
-        "base_models": {},
-        "rules_hash": "r1",
-        "lineage": {"num_decisions": 32, "decision_ids": ["d1"], "cursor": 40},
-        "gate": {"passed": True},
-        "probes": (),
-    }
-    return Manifest(**fields | overrides)
 
 
 def publish_version(
