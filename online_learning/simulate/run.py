@@ -210,7 +210,7 @@ def _report(
         "curve": [_point(scores[version]) for version in versions],
     }
     if plan.taste:
-        report |= compare_style(settings, domain, adapters, unasked, champion, TASTES[plan.taste])
+        report |= compare_style(settings, domain, adapters, questions, champion, TASTES[plan.taste])
     return report
 
 
