@@ -85,9 +85,9 @@ class LearnerConfig:
     text_learning_rate: float = 2e-4
     text_rank: int = 8
     loss: PPOConfig = field(default_factory=PPOConfig)
-    rescore_tolerance: float = 1e-3
-    """A row whose stored log-probability is further off is refused and counted (invariant 1; 1e-4 is what one machine
-    in fp32 keeps, the rest is room for another device)."""
+    rescore_tolerance: float = 1e-4
+    """A row whose stored log-probability is further off, in nats, is refused and counted (invariant 1; fp32. Seen between
+    batches of one and of 128 rows: 2e-5)."""
     holdout_rows: int = 600
     """Newest held-out rated rows that the gate looks at."""
     keep_checkpoints: int = 5

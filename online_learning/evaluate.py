@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bot.errors import ConfigError
 from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
 from bot.policy.download import find_or_fetch
-from bot.policy.model import BASE, EncoderPart, PolicyModel
+from bot.policy.model import BASE, ActRow, EncoderPart, PolicyModel
 from bot.policy.weights import read_version
 from bot.settings import Settings
 from online_learning.offline import OfflinePolicy, Outlook
@@ -53,13 +53,20 @@ class Scores:
 
 def load_questions(path: Path, known: Sequence[str]) -> list[Question]:
     """Read JSONL rows `{"text", "answer" | "intent"}`. Raises ConfigError naming file and line."""
-    found, ids = [], set(known)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            found.append(_question(line, f"{path}:{number}", ids))
+    ids = set(known)
+    found = [_question(line, where, ids) for where, line in _lines(path)]
     if not found:
         raise ConfigError(f"{path}: expected at least one row, got none")
     return found
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """("file:line", text) of every line that is not blank. Raises ConfigError when it is no text."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also break at U+2028, inside a text
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from error
+    return ((f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def _question(line: str, where: str, known: set[str]) -> Question:
@@ -70,7 +77,7 @@ def _question(line: str, where: str, known: set[str]) -> Question:
         raise ConfigError(f'{where}: expected {{"text": ..., "answer": ...}}, got {line[:60]!r}') from error
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f"{where}: expected a question, got {text!r}")
-    if answer not in known:
+    if not isinstance(answer, str) or answer not in known:
         raise ConfigError(f"{where}: expected an article of the domain, got {answer!r}")
     return Question(text, answer)
 
@@ -82,20 +89,28 @@ def with_knowledge(domain: Domain, files: Sequence[Path]) -> Domain:
     exemplars: defaultdict[str, list[str]] = defaultdict(list)
     titles: dict[str, str] = {}
     for path in files:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                name = row.get("answer") or row["intent"]
-                exemplars[name].append(row["exemplar"])
-                titles[name] = row.get("title") or titles.get(name) or name.replace("_", " ")
-            except (ValueError, KeyError, AttributeError) as error:
-                raise ConfigError(f"{path}:{number}: expected intent and exemplar, got {line[:60]!r}") from error
+        for where, line in _lines(path):
+            name, exemplar, title = _knowledge(line, where)
+            exemplars[name].append(exemplar)
+            titles[name] = title or titles.get(name) or name.replace("_", " ")
     answers = {name: article.answer for name, article in domain.articles.items()}
     articles = {
         name: Article(name, titles[name], answers.get(name, titles[name]), tuple(texts))
         for name, texts in exemplars.items()
     }
     return replace(domain, articles=articles)
+
+
+def _knowledge(line: str, where: str) -> tuple[str, str, str]:
+    """(article, exemplar, title or empty) of one row."""
+    try:
+        row = json.loads(line)
+        name, exemplar, title = row.get("answer") or row["intent"], row["exemplar"], row.get("title") or ""
+        if not all(isinstance(value, str) for value in (name, exemplar, title)):
+            raise TypeError(line)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{where}: expected intent and exemplar, got {line[:60]!r}") from error
+    return name, exemplar, title
 
 
 class Evaluator:
@@ -105,11 +120,25 @@ class Evaluator:
         self._model = PolicyModel(EncoderPart(find_or_fetch("encoder", settings)))
         self._policy = OfflinePolicy(self._model, domain, settings)
         self._adapters = adapters
+        self._rows: dict[tuple[str, ...], list[ActRow]] = {}
 
     def scores(self, questions: Sequence[Question], versions: Sequence[str]) -> list[Scores]:
         """One record a version. Raises NotFound, AdapterError."""
-        rows = self._policy.rows([question.text for question in questions])
-        return [self._score(questions, self._policy.outlooks(rows, self._adapter(v)), v) for v in versions]
+        rows = self._prepared(questions)
+        return [scores_of(questions, self._policy.outlooks(rows, self._adapter(v)), v) for v in versions]
+
+    def _prepared(self, questions: Sequence[Question]) -> list[ActRow]:
+        texts = tuple(question.text for question in questions)
+        if texts not in self._rows:
+            self._rows = {texts: self._policy.rows(texts)}
+        return self._rows[texts]
+
+    def recall(self, questions: Sequence[Question], ranks: Sequence[int] = (1, 3, 8)) -> dict[str, float]:
+        """Share of questions whose article retrieval ranks among the first k; no version changes it."""
+        ranked = [[act.act for act in row.legal if act.act.startswith("answer:")] for row in self._prepared(questions)]
+        wanted = [f"answer:{question.answer}" for question in questions]
+        hits = {k: [act in acts[:k] for acts, act in zip(ranked, wanted, strict=True)] for k in ranks}
+        return {f"r{k}": round(float(np.mean(found)), 4) for k, found in hits.items()}
 
     def _adapter(self, version: str) -> str:
         if version == BASE_VERSION:
@@ -119,12 +148,14 @@ class Evaluator:
             self._model.encoder.model.load(version, files.encoder_config, files.encoder)
         return version
 
-    def _score(self, questions: Sequence[Question], outlooks: Sequence[Outlook], version: str) -> Scores:
-        wanted = [f"answer:{question.answer}" for question in questions]
-        pairs = list(zip(outlooks, wanted, strict=True))
-        served = np.array([outlook.probability(act) for outlook, act in pairs])
-        offered = np.array([_offered(o, question.answer) for o, question in zip(outlooks, questions, strict=True)])
-        return Scores(version, np.array([float(o.mode == act) for o, act in pairs]), served, served + offered)
+
+def scores_of(questions: Sequence[Question], outlooks: Sequence[Outlook], version: str) -> Scores:
+    """What the outlooks, one a question, are worth."""
+    wanted = [f"answer:{question.answer}" for question in questions]
+    pairs = list(zip(outlooks, wanted, strict=True))
+    served = np.array([outlook.probability(act) for outlook, act in pairs])
+    offered = np.array([_offered(o, question.answer) for o, question in zip(outlooks, questions, strict=True)])
+    return Scores(version, np.array([float(o.mode == act) for o, act in pairs]), served, served + offered)
 
 
 def _offered(outlook: Outlook, article: str) -> float:
@@ -156,7 +187,8 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
     adapters = AdapterStore(settings.adapters, home_secret(settings.home))
     questions = load_questions(args.dataset, list(domain.articles))
     version = args.version or adapters.champion().version
-    scores = Evaluator(settings, domain, adapters).scores(questions, [version])[0]
+    evaluator = Evaluator(settings, domain, adapters)
+    scores = evaluator.scores(questions, [version])[0]
     report = {
         "accuracy": round(float(scores.right.mean()), 4),
         "ci": mean_ci(scores.right),
@@ -166,6 +198,7 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
         "success_ci": mean_ci(scores.success),
         "n": len(questions),
         "version": version,
+        "retrieval": evaluator.recall(questions),
         "per_intent": per_intent(questions, scores),
     }
     _print(report, as_json=bool(args.json))
