@@ -34,8 +34,9 @@ class LearnerState:
 def save_checkpoint(root: Path, name: str, learner: Learner, state: LearnerState, keep: int) -> None:
     """Write `root/name` durably; older folders beyond `keep` go."""
     root.mkdir(parents=True, exist_ok=True)
+    for torn in root.glob(".checkpoint-*"):  # left by a process that was killed here
+        shutil.rmtree(torn)
     aside = root / f".{name}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     save_file(_tensors(learner), aside / "state.safetensors")
     (aside / "state.json").write_text(json.dumps({"version": state.version, "refused": list(state.refused)}))

@@ -1,0 +1,110 @@
+"""Generated replies teach the causal part, and what is published is a plain PEFT adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel, AutoModelForCausalLM
+
+from bot.conversation import BASE_VERSION, Decision
+from online_learning.loop import Loop
+from online_learning.update import CURRENT
+from tests.learner_rig import QUICK, Home, open_home, tiny_models
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, models: Path) -> Iterator[Home]:
+    with open_home(tmp_path, models) as opened:
+        yield opened
+
+
+@pytest.fixture
+def written(home: Home) -> list[Decision]:
+    """Four generated replies, the first two liked."""
+    replies = [home.write("where is my card", "card_arrival", seed) for seed in range(4)]
+    for reply, thumb in zip(replies, (1, 1, -1, -1), strict=True):
+        home.vote(reply, thumb)
+    return replies
+
+
+@pytest.fixture
+def loop(home: Home, written: list[Decision]) -> Loop:
+    """A learner that has learned from them."""
+    loop = home.resumed(config=replace(QUICK, text_learning_rate=5e-3))
+    loop.step()
+    return loop
+
+
+def mean_logprob(loop: Loop, decision: Decision, adapter: str) -> float:
+    assert loop.learner.writer is not None
+    assert decision.generated is not None
+    with torch.no_grad():
+        return float(loop.learner.writer.token_logprobs([decision.generated], [adapter])[0].mean())
+
+
+def test_liked_words_become_likelier_and_disliked_ones_less_so(loop: Loop, written: list[Decision]) -> None:
+    """By the mean log-probability of the tokens that were written."""
+    gains = [mean_logprob(loop, reply, CURRENT) - mean_logprob(loop, reply, "__base__") for reply in written]
+    assert gains[0] > 0.05 < gains[1]
+    assert gains[2] < -0.05 > gains[3]
+
+
+def test_generated_rows_rescore_to_what_was_sampled(loop: Loop, home: Home) -> None:
+    """Invariant 1 holds for words as for acts: nothing was refused."""
+    metrics = home.store.updates()[-1].metrics
+    assert metrics["refused"]["rescore"] == 0
+    assert metrics["gate"]["rescore_error"] < 1e-4
+    assert metrics["text_policy_loss"] != 0
+
+
+def test_falsified_words_are_refused(home: Home, written: list[Decision]) -> None:
+    """A row whose acts re-score but whose tokens do not."""
+    assert written[0].generated is not None
+    false = replace(written[0].generated, logprobs=tuple(p - 0.5 for p in written[0].generated.logprobs))
+    home.vote(home.say("where is my card", "card_arrival", generated=false, id="false"), 1)
+    home.resumed().step()
+    update = home.store.updates()[-1]
+    assert update.metrics["refused"]["rescore"] == 1
+    assert "false" not in update.lineage
+
+
+@pytest.mark.parametrize(("part", "auto"), [("encoder", AutoModel), ("causal", AutoModelForCausalLM)])
+def test_a_published_part_loads_with_plain_peft(loop: Loop, home: Home, models: Path, part: str, auto: type) -> None:
+    """`PeftModel.from_pretrained` on the version's folder gives what the learner computes, not what the base does."""
+    ids = torch.tensor([[2, 40, 50, 60, 3]])
+    folder = home.adapters.folder("v000001") / part
+    base = auto.from_pretrained(models / part, dtype=torch.float32).eval()  # type: ignore[attr-defined]
+    with torch.no_grad():
+        plain = base(input_ids=ids)[0]
+        theirs = PeftModel.from_pretrained(base, folder).eval()(input_ids=ids)[0]
+        ours = loop.learner.adapted[part]([CURRENT], input_ids=ids)[0]
+    assert torch.allclose(theirs, ours, atol=1e-5)
+    assert not torch.allclose(theirs, plain, atol=1e-3)
+
+
+def test_a_rollback_past_the_first_written_version_unlearns_the_words(loop: Loop, home: Home) -> None:
+    """The base version has no causal adapter: the learner goes back to one that changes nothing."""
+    home.adapters.rollback(BASE_VERSION, "no")
+    loop.step()
+    weights = loop.learner.adapted["causal"].weights(CURRENT)
+    assert all(not bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
+
+
+def test_a_learner_of_words_resumes_with_its_momentum(loop: Loop, home: Home) -> None:
+    """The version has causal weights, so the writer is loaded at once and gets its moments back."""
+    again = home.resumed()
+    assert again.learner.writer is not None
+    kept = loop.learner.optimizers["text"].state_dict()["state"]
+    found = again.learner.optimizers["text"].state_dict()["state"]
+    assert kept.keys() == found.keys() != set()
+    assert all(torch.equal(kept[i]["exp_avg"], found[i]["exp_avg"]) for i in kept)
