@@ -55,7 +55,7 @@ class LearnSettings:
     """The learner works only when a simulator tells it to, so that a seed reproduces a run."""
     poll_s: float = 0.5
     threads: int = 0
-    """Torch threads of the learner; 0 leaves torch's choice."""
+    """Torch threads of the learner; 0: all cores but one, which stays with the server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +47,8 @@ from online_learning.update import CURRENT, Learner
 
 log = logging.getLogger(__name__)
 
+LEARNER_NICENESS = 10
+"""Replies come before updates wherever both want a core."""
 RECENT_STATES = 128
 """Rows on which the distance of a candidate is measured."""
 
@@ -233,7 +237,7 @@ class Loop:
         self._refused |= off
         return [error for decision_id, error in errors.items() if decision_id not in off]
 
-    def _credits(self, rows: Sequence[Rated], topics: Set[str]) -> list[Credit]:
+    def _credits(self, rows: Sequence[Rated], topics: AbstractSet[str]) -> list[Credit]:
         """Turn-level credit over the rows' whole conversations; `topics` are the acts that have their quorum.
 
         An outcome travels back to turns that nobody rated; it must not carry a topic around its quorum.
@@ -319,8 +323,7 @@ class Loop:
 
 def build_loop(settings: Settings, store: Store, config: LearnerConfig | None = None) -> Loop:
     """Models, domain and rules of the settings, connected."""
-    if settings.learn.threads:
-        torch.set_num_threads(settings.learn.threads)
+    torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
     config = config or LearnerConfig()
     domain = load_domain(settings.domain)
@@ -346,7 +349,9 @@ def build_loop(settings: Settings, store: Store, config: LearnerConfig | None = 
 
 def main(settings: Settings, _: argparse.Namespace) -> int:
     """`rejoinder learn`: until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("online_learning").setLevel(logging.INFO)
+    os.nice(LEARNER_NICENESS)
     with Store(settings.database) as store:
         loop = build_loop(settings, store)
         for number in (signal.SIGTERM, signal.SIGINT):

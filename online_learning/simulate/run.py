@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -112,7 +113,8 @@ def _options(plan: Plan) -> dict[str, str]:
         "limits.messages_per_min": "1000000",
         "limits.feedback_per_min": "1000000",
     }
-    return options | ({"learn.lockstep": "true"} if plan.lockstep else {})
+    # In lockstep the server waits while the learner works, so every core is the learner's.
+    return options | ({"learn.lockstep": "true", "learn.threads": str(os.cpu_count() or 1)} if plan.lockstep else {})
 
 
 async def _simulate(settings: Settings, plan: Plan) -> list[Step]:
