@@ -20,7 +20,7 @@ from torch import Tensor
 from bot.conversation import Generated, LegalAct
 from bot.errors import ModelError
 from bot.policy.grounding import GroundingMask, amounts
-from bot.policy.model import BASE, ActRow, AdaptedModel, fingerprint, pick_device
+from bot.policy.model import BASE, ActRow, AdaptedModel, fingerprint, hush_loading, pick_device
 from bot.policy.types import TextDelta, TextRequest
 
 MAX_PROMPT_TOKENS = 1024
@@ -32,6 +32,7 @@ class CausalPart:
     def __init__(self, folder: Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        hush_loading()
         self.device = device or pick_device()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         if not getattr(self.tokenizer, "chat_template", None):

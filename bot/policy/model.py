@@ -81,6 +81,7 @@ class AdaptedModel:
                 self._peft = get_peft_model(self._base, config, adapter_name=name)
             else:
                 self._peft.add_adapter(name, config)
+                self._peft.set_adapter(name)
         self._peft.eval()
         self._selected = ""
         self._lora_layers = [module for module in self._peft.modules() if isinstance(module, LoraLayer)]
@@ -124,8 +125,12 @@ class AdaptedModel:
 
     def delete(self, name: str) -> None:
         """Free an adapter."""
+        peft = self._need()
+        others = [other for other in peft.peft_config if other != name]
         with self._keeping_gradients():
-            self._need().delete_adapter(name)
+            if others:  # PEFT cannot run a mixed batch while its active adapter is a deleted one.
+                peft.set_adapter(others[0])
+            peft.delete_adapter(name)
         self._selected = ""
 
     def __call__(self, adapters: Sequence[str], **inputs: Any) -> Any:
@@ -178,6 +183,7 @@ class EncoderPart:
     def __init__(self, folder: Path, *, device: torch.device | None = None) -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        hush_loading()
         self.device = device or pick_device()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         base = AutoModel.from_pretrained(folder, dtype=torch.float32)
@@ -297,6 +303,13 @@ def draw(logprobs_A: Tensor, seed: int) -> int:
     cumulative_A = logprobs_A.detach().cpu().double().exp().cumsum(-1)
     index = torch.searchsorted(cumulative_A, uniform * cumulative_A[-1])
     return min(int(index), len(logprobs_A) - 1)
+
+
+def hush_loading() -> None:
+    """No progress bars for weights that load in a blink: they fill logs with control characters."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def fingerprint(folder: Path) -> str:
