@@ -309,7 +309,7 @@ def hush_loading() -> None:
     """No progress bars for weights that load in a blink: they fill logs with control characters."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def fingerprint(folder: Path) -> str:
