@@ -58,8 +58,8 @@ class GroundingMask:
         mask = np.zeros_like(self._guarded) if _is_open(tail, known_amounts) else ~self._guarded
         for token_id in self._guarded_ids:
             mask[token_id] = _continues(tail, self._texts[token_id], known_amounts)
-        if _DOMAIN_TAIL.search(text_so_far) and not tail:
-            mask &= ~self._glued
+        if _DOMAIN_TAIL.search(text_so_far):
+            mask &= ~self._glued | self._guarded  # Digits were judged above: "10." may become "10.5".
         mask &= ~self._never
         if not mask.any():
             mask[self._stop_ids] = True
@@ -81,4 +81,6 @@ def _continues(tail: str, token: str, known: frozenset[str]) -> bool:
     if starts_anew and _is_open(tail, known):
         return False
     whole = piece if starts_anew else tail + piece
+    if token[-1:].isspace() and _is_open(whole, known):
+        return False
     return _TAIL.fullmatch(whole) is not None and any(amount.startswith(whole) for amount in known)

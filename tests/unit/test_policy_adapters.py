@@ -73,7 +73,7 @@ def link_folder(folder: Path) -> None:
     folder.symlink_to(elsewhere)
 
 
-def resign_with(change: Callable[[dict[str, object]], None], secret: bytes = SECRET) -> Callable[[Path], None]:
+def resign_with(change: Callable[[dict[str, object]], object], secret: bytes = SECRET) -> Callable[[Path], None]:
     """Edit the manifest's body and sign it again."""
 
     def damage(folder: Path) -> None:
@@ -91,7 +91,7 @@ def edit_unsigned(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(sealed))
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit in the weights": (flip_byte(FILES[0]), "SHA-256 differs"),
     "a flipped bit in the config": (flip_byte(FILES[1]), "SHA-256 differs"),
     "a flipped bit in the value head": (flip_byte(FILES[2]), "SHA-256 differs"),
@@ -210,7 +210,7 @@ def test_a_prefix_of_publishing_changes_nothing(store: AdapterStore, step: int) 
     assert (store.versions(), store.champion().version, store.next_version()) == (["v000001"], "v000001", "v000002")
     store.discard_unreferenced(keep="v000001")
     assert not staged.exists()
-    assert store.verify("v000001")
+    assert store.verify("v000001").version == "v000001"
 
 
 def test_versions_published_but_never_committed_are_dropped(store: AdapterStore) -> None:
