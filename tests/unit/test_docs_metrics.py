@@ -73,6 +73,13 @@ def test_every_learner_metric_is_explained() -> None:
     assert learner_metrics() - DOCUMENTED == set()
 
 
+def test_no_learner_metric_is_explained_that_no_longer_exists() -> None:
+    """The first table and the code name the same things."""
+    table = PAGE.split("## The learner, once an update")[1].split("\n## ")[0]
+
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", table)) == learner_metrics()
+
+
 def test_the_names_are_really_found() -> None:
     """The control: one name from each place where names are given."""
     assert {"clip_fraction", "text_kl_champion", "grad_norm", "epochs", "rows", "gate", "seconds"} <= learner_metrics()
