@@ -30,7 +30,7 @@ from bot.policy.types import TextRequest
 from bot.policy.weights import read_version
 from bot.settings import Settings, load_settings
 from online_learning.bench.tiny import texts_of, tiny_causal, tiny_encoder
-from online_learning.config import LearnerConfig
+from online_learning.config import LearnerConfig, PPOConfig
 from online_learning.gate import Thresholds
 from online_learning.loop import Loop
 from online_learning.offline import ConversationTests, OfflinePolicy
@@ -58,7 +58,16 @@ TESTS = """tests:
       - user: When are you open?
         act: answer:opening_hours
 """
-QUICK = LearnerConfig(epochs=4, learning_rate=5e-3, batch_size=8)
+QUICK = LearnerConfig(
+    epochs=4,
+    learning_rate=5e-3,
+    batch_size=8,
+    max_kl_prox=10.0,
+    baseline=-0.5,
+    reward_scale=2.0,
+    text_epochs=2,
+    loss=PPOConfig(kl_start_coef=0.05),
+)
 """A learner that moves far enough in one update of a few thumbs to be seen."""
 LENIENT = Thresholds(max_kl_champion=50.0, max_kl_start=50.0)
 """A gate that does not mind how far it moves: what is tested is elsewhere."""
