@@ -74,6 +74,7 @@ def tiny_causal(folder: Path, seed: int = 0) -> Path:
         bos_token_id=tokenizer.token_to_id("<|im_start|>"),
         eos_token_id=end,
         pad_token_id=end,
+        initializer_range=0.2,  # Peaked enough that adapters change words, not only their probabilities.
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -162,6 +163,7 @@ def publish_version(
     scale: float = 0.2,
     files: dict[str, dict[str, Tensor]] | None = None,
     probes: Sequence[CanaryProbe] | None = None,
+    value_width: int = 0,
     **overrides: Any,
 ) -> str:
     """Publish a version of random weights with honest probes; `files` puts other tensors than the probed ones on disk."""
@@ -175,7 +177,7 @@ def publish_version(
     honest = make_probes(model, "publishing")
     for part in parts.values():
         part.model.delete("publishing")
-    width = model.encoder.width
+    width = value_width or model.encoder.width
     save_file(
         {"linear.weight": torch.full((1, width), 0.1), "linear.bias": torch.zeros(1)}, staged / "value.safetensors"
     )

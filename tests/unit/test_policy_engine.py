@@ -1,0 +1,422 @@
+"""The engine: a reply stays with its version, only what was trained is served, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bot.conversation import BASE_VERSION, Generated, LegalAct
+from bot.errors import AdapterError, ModelError, NotFound
+from bot.policy.adapters import AdapterStore, CanaryProbe
+from bot.policy.causal import CausalPart
+from bot.policy.engine import Engine
+from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.types import ActRequest, Lease, TextRequest
+from tests.tiny_models import (
+    TEMPERATURE,
+    load_tiny_causal,
+    make_probes,
+    publish_version,
+    random_adapter,
+    tiny_encoder,
+    tiny_policy,
+)
+from tests.version_folder import SECRET
+
+LEGAL = (
+    LegalAct("answer:arrival", ("When will my card arrive?", "Card arrival")),
+    LegalAct("answer:lost", ("I lost my card",)),
+    LegalAct("handoff", ("A person can help",)),
+)
+WRITE = TextRequest('[["system", "Help."], ["user", "hello"]]', ("In 5 days.",), seed=7, max_tokens=16)
+
+
+class Rig:
+    """An engine over tiny models, and the folder its versions lie in."""
+
+    def __init__(self, tmp_path: Path, *, scores_text: bool = False) -> None:
+        self.model = tiny_policy(tmp_path, scores_text=scores_text)
+        self.writer = self.model.causal or load_tiny_causal(tmp_path)
+        self.adapters = AdapterStore(tmp_path / "adapters", SECRET)
+        self.swaps: list[str] = []
+        self.engine = self.another_engine()
+
+    def another_engine(self, **overrides: Any) -> Engine:
+        fields: dict[str, Any] = {
+            "temperature": TEMPERATURE,
+            "load_causal": lambda: self.writer,
+            "on_swap": lambda version, _: self.swaps.append(version),
+        }
+        return Engine(self.model, self.adapters, **fields | overrides)
+
+    def publish(self, seed: int, **overrides: Any) -> str:
+        return publish_version(self.adapters, self.model, seed, writer=self.writer, **overrides)
+
+    async def promote(self, version: str) -> None:
+        """Move the pointer, and let the engine see it."""
+        self.adapters.set_champion(version, "gate passed", "learner")
+        await self.engine._follow_once()
+
+    @property
+    def in_memory(self) -> set[str]:
+        return self.model.encoder.model.names | self.writer.model.names
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A fresh home."""
+    built = Rig(tmp_path)
+    yield built
+    await built.engine.close()
+
+
+def ask(seed: int = 0, query: str = "where is my card?") -> ActRequest:
+    return ActRequest(query, "", LEGAL, seed)
+
+
+async def write(lease: Lease, request: TextRequest = WRITE) -> Generated:
+    """A whole reply."""
+    last = [piece async for piece in lease.write(request)][-1].generated
+    assert last is not None
+    return last
+
+
+async def write_under(engine: Engine, version: str | None = None) -> Generated:
+    async with engine.lease(version) as lease:
+        return await write(lease)
+
+
+@asynccontextmanager
+async def half_written(engine: Engine) -> AsyncIterator[tuple[Lease, Callable[[], Any]]]:
+    """A reply with three pieces out; the second value finishes it."""
+    async with engine.lease() as lease:
+        pieces = lease.write(WRITE)
+        for _ in range(3):
+            await anext(pieces)
+
+        async def finish() -> Generated:
+            last = [piece async for piece in pieces][-1].generated
+            assert last is not None
+            return last
+
+        yield lease, finish
+
+
+# --- invariant 2 ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_reply_keeps_its_version_while_the_champion_changes_under_it(rig: Rig) -> None:
+    """Its tokens are those of its version alone; the next reply has the new one; the old one is then freed."""
+    await rig.promote(rig.publish(1))
+    reference = await write_under(rig.engine)
+    async with half_written(rig.engine) as (lease, finish):
+        await rig.promote(rig.publish(2))
+        assert rig.engine.champion == "v000002"
+        assert rig.in_memory >= {"v000001", "v000002"}
+        assert (await lease.choose(ask())).logprobs == pytest.approx((await choose_under(rig, "v000001")).logprobs)
+        assert await finish() == reference
+        assert lease.version == "v000001"
+    assert "v000001" not in rig.in_memory
+    assert (await write_under(rig.engine)).token_ids != reference.token_ids
+
+
+async def choose_under(rig: Rig, version: str | None = None, seed: int = 0) -> Any:
+    async with rig.engine.lease(version) as lease:
+        return await lease.choose(ask(seed))
+
+
+async def test_streams_of_three_versions_at_once_are_each_their_own(rig: Rig) -> None:
+    """Two leases of the first, one of each later one, with choices in between."""
+    versions = [rig.publish(seed) for seed in (1, 2, 3)]
+    reference = {version: (await write_under(rig.engine, version)).token_ids for version in versions}
+    assert len(set(reference.values())) == 3
+
+    async def one(version: str) -> None:
+        async with rig.engine.lease(version) as lease:
+            generated, choice = await asyncio.gather(write(lease), lease.choose(ask()))
+            assert generated.token_ids == reference[version]
+            assert choice.logprobs == pytest.approx((await choose_under(rig, version)).logprobs, abs=1e-4)
+
+    await asyncio.gather(*(one(version) for version in [*versions, versions[0], *versions]))
+    assert rig.in_memory == set()
+
+
+async def test_rolling_back_to_the_fresh_install_goes_on_serving(rig: Rig) -> None:
+    """With no adapter left in memory, and then with one again."""
+    fresh = await choose_under(rig)
+    await rig.promote(rig.publish(1))
+    changed = await choose_under(rig)
+    assert changed.logprobs != pytest.approx(fresh.logprobs, abs=1e-3)
+    rig.adapters.rollback()
+    await rig.engine._follow_once()
+    assert (rig.engine.champion, rig.in_memory) == (BASE_VERSION, set())
+    assert (await choose_under(rig)).logprobs == pytest.approx(fresh.logprobs, abs=1e-5)
+    await rig.promote("v000001")
+    assert (await choose_under(rig)).logprobs == pytest.approx(changed.logprobs, abs=1e-5)
+    assert rig.swaps == ["v000001", BASE_VERSION, "v000001"]
+
+
+async def test_many_short_leases_of_many_versions_leave_nothing_and_lose_nothing(rig: Rig) -> None:
+    """Leases that end and begin on the same version in the same moment."""
+    versions = [rig.publish(seed) for seed in (1, 2, 3)]
+    expected = {version: (await choose_under(rig, version)).logprobs for version in versions}
+
+    async def many(offset: int) -> None:
+        for i in range(6):
+            version = versions[(offset + i) % 3]
+            got = await choose_under(rig, version, seed=i)
+            assert got.logprobs == pytest.approx(expected[version], abs=1e-4)
+
+    await asyncio.gather(*(many(offset) for offset in range(6)))
+    assert rig.in_memory == set()
+    assert rig.engine._loaded == {}
+
+
+async def test_a_lease_cancelled_while_its_version_loads_does_not_spoil_it(rig: Rig) -> None:
+    """At whatever point: the version loads the next time, and nothing stays behind."""
+    version = rig.publish(1)
+    expected = (await choose_under(rig, version)).logprobs
+    for num_steps in range(0, 40, 3):
+        task = asyncio.create_task(choose_under(rig, version))
+        await let_pass(num_steps)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (await choose_under(rig, version)).logprobs == pytest.approx(expected, abs=1e-5)
+    assert rig.in_memory == set()
+
+
+async def test_an_abandoned_stream_disturbs_nobody(rig: Rig) -> None:
+    """A browser that left in the middle of a token."""
+    await rig.promote(rig.publish(1))
+    reference = await write_under(rig.engine)
+    async with half_written(rig.engine) as (_, finish):
+        leaving = asyncio.create_task(write_under(rig.engine))
+        await asyncio.to_thread(int)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert await finish() == reference
+
+
+async def test_a_lease_on_an_unknown_version_is_not_found(rig: Rig) -> None:
+    """And holds nothing."""
+    for version in ("v000009", "../v000001", "nonsense"):
+        with pytest.raises(NotFound, match="expected one of"):
+            await choose_under(rig, version)
+    assert sum(rig.engine._refs.values()) == 0
+    assert (await choose_under(rig)).parts == ("encoder",)
+
+
+# --- invariant 3 ------------------------------------------------------------------------------------------------------
+
+
+def zeroed(rig: Rig, seed: int) -> dict[str, dict[str, torch.Tensor]]:
+    return {"encoder": {k: torch.zeros_like(v) for k, v in random_adapter(rig.model.encoder.model, seed).items()}}
+
+
+def with_nan(rig: Rig, seed: int) -> dict[str, dict[str, torch.Tensor]]:
+    drawn = random_adapter(rig.model.encoder.model, seed)
+    next(iter(drawn.values()))[0, 0] = torch.nan
+    return {"encoder": drawn}
+
+
+def wrong_probes(rig: Rig) -> tuple[CanaryProbe, ...]:
+    """The base model's own numbers: what an adapter that never reached the requests would give."""
+    return make_probes(rig.model, "__base__")
+
+
+BROKEN: dict[str, tuple[Callable[[Rig], dict[str, Any]], str]] = {
+    "weights of another version": (
+        lambda rig: {"files": {"encoder": random_adapter(rig.model.encoder.model, 5)}},
+        "canary",
+    ),
+    "zeroed weights": (lambda rig: {"files": zeroed(rig, 2)}, "canary"),
+    "probes of another model": (lambda rig: {"probes": wrong_probes(rig)}, "canary"),
+    "no probes": (lambda rig: {"probes": ()}, "expected canary probes"),
+    "a weight that is not finite": (lambda rig: {"files": with_nan(rig, 2)}, "expected finite weights"),
+    "another base model": (lambda rig: {"base_models": {"encoder": "MiniLM:0123"}}, "expected an adapter of encoder"),
+    "missing tensors": (lambda rig: {"files": {"encoder": {}}}, "odd one"),
+    "a value head of another width": (lambda rig: {"value_width": 5}, "expected 32 weights, got 5"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+async def test_a_signed_version_that_is_not_what_was_trained_is_refused(
+    rig: Rig, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The champion goes on serving, nothing stays in memory, and the log says why once."""
+    await rig.promote(rig.publish(1))
+    before = await choose_under(rig)
+    overrides, line = BROKEN[fault]
+    broken = rig.publish(2, **overrides(rig))
+    rig.adapters.verify(broken)
+    for _ in range(3):
+        await rig.promote(broken) if rig.adapters.champion().version != broken else await rig.engine._follow_once()
+    assert rig.engine.champion == "v000001"
+    assert broken not in rig.in_memory
+    assert (await choose_under(rig)).logprobs == pytest.approx(before.logprobs, abs=1e-6)
+    said = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert len(said) == 1
+    assert line in said[0]
+    with pytest.raises(AdapterError, match=line):
+        await choose_under(rig, broken)
+
+
+async def test_an_honest_version_is_the_control(rig: Rig) -> None:
+    """The same helper without a fault."""
+    await rig.promote(rig.publish(1))
+    await rig.promote(rig.publish(2))
+    assert rig.engine.champion == "v000002"
+
+
+async def test_a_refused_version_is_tried_again_when_the_pointer_names_it_again(rig: Rig) -> None:
+    """An operator put the files back."""
+    version = rig.publish(1)
+    weights = rig.adapters.folder(version) / "value.safetensors"
+    whole = weights.read_bytes()
+    rig.adapters.set_champion(version, "gate passed", "learner")
+    weights.write_bytes(b"")
+    await rig.engine._follow_once()
+    assert rig.engine.champion == BASE_VERSION
+    weights.write_bytes(whole)
+    await rig.promote(version)
+    assert rig.engine.champion == version
+
+
+async def test_a_start_falls_back_to_the_newest_earlier_version_that_can_be_trusted(rig: Rig) -> None:
+    """v4 serves when v5 is damaged and v6 is newer than the pointer; the pointer itself is left for a person."""
+    for seed in range(1, 4):
+        rig.adapters.set_champion(rig.publish(seed), "gate passed", "learner")
+    rig.publish(4)
+    (rig.adapters.folder("v000003") / "value.safetensors").write_bytes(b"")
+    await rig.engine.start()
+    assert rig.engine.champion == "v000002"
+    for version in ("v000001", "v000002"):
+        (rig.adapters.folder(version) / "value.safetensors").unlink()
+    other = rig.another_engine()
+    await other.start()
+    assert other.champion == BASE_VERSION
+    assert rig.adapters.champion().version == "v000003"
+    await other.close()
+
+
+async def let_pass(num_turns: int) -> None:
+    """Let other tasks and threads run."""
+    for _ in range(num_turns):
+        await asyncio.to_thread(int)
+
+
+async def test_following_survives_whatever_lies_in_the_folder(rig: Rig) -> None:
+    """A pointer that is no JSON, a folder where a file should be: the next good pointer is followed."""
+    following = asyncio.create_task(rig.engine.follow_champion(poll_s=0.001))
+    pointer = rig.adapters.root / "champion.json"
+    pointer.write_text("{")
+    await let_pass(20)
+    pointer.unlink()
+    pointer.mkdir()
+    await let_pass(20)
+    pointer.rmdir()
+    version = await asyncio.to_thread(rig.publish, 1)
+    rig.adapters.set_champion(version, "gate passed", "learner")
+    async with asyncio.timeout(20):
+        while rig.engine.champion != version:
+            await asyncio.to_thread(int)
+    assert not following.done()
+    following.cancel()
+
+
+# --- the rest of the Policy -------------------------------------------------------------------------------------------
+
+
+async def test_choices_reproduce_and_come_with_everything_the_learner_needs(rig: Rig) -> None:
+    """Same seed, same act; the value head's word for a version, 0 for the base."""
+    await rig.promote(rig.publish(1))
+    first, again = await choose_under(rig, seed=3), await choose_under(rig, seed=3)
+    assert first == again
+    assert first.mode == int(np.argmax(first.logprobs))
+    assert first.value != 0.0
+    assert (await choose_under(rig, BASE_VERSION)).value == 0.0
+    assert first.query_ids == rig.model.encoder.tokenize("where is my card?")
+    assert len({(await choose_under(rig, seed=seed)).chosen for seed in range(30)}) > 1
+
+
+@pytest.mark.parametrize("query", ["", " ", "x" * 100_000, "<|im_start|>system [SEP] [CLS]", "\x00\u202e😀"])
+async def test_any_text_can_be_chosen_for_and_answered(rig: Rig, query: str) -> None:
+    """Empty, 100 kB, markers, control characters."""
+    async with rig.engine.lease() as lease:
+        choice = await lease.choose(ask(query=query))
+        assert np.exp(choice.logprobs).sum() == pytest.approx(1, abs=1e-5)
+    assert (await rig.engine.embed([query])).shape == (1, 32)
+
+
+async def test_embeddings_are_the_base_encoder_s_whatever_serves(rig: Rig) -> None:
+    """In order, of unit length, batched with choices of a version."""
+    before = await rig.engine.embed(["card", "transfer", "I lost my card"])
+    await rig.promote(rig.publish(1))
+    after, _ = await asyncio.gather(rig.engine.embed(["card", "transfer", "I lost my card"]), choose_under(rig))
+    np.testing.assert_allclose(after, before, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-5)
+    assert (await rig.engine.embed([])).shape == (0, 32)
+
+
+async def test_the_writer_is_loaded_once_when_first_needed(rig: Rig) -> None:
+    """By however many at the same time; without one, writing is a clear error."""
+    loads: list[CausalPart] = []
+
+    def load() -> CausalPart:
+        loads.append(rig.writer)
+        return rig.writer
+
+    engine = rig.another_engine(load_causal=load)
+    assert engine.can_write
+    assert not loads
+    await asyncio.gather(*(write_under(engine) for _ in range(3)))
+    assert len(loads) == 1
+    silent = rig.another_engine(load_causal=None)
+    assert not silent.can_write
+    with pytest.raises(ModelError, match="none is configured"):
+        await write_under(silent)
+    await engine.close()
+    await silent.close()
+
+
+async def test_a_closed_engine_says_so(rig: Rig) -> None:
+    """To those who still hold a lease as well."""
+    async with rig.engine.lease() as lease:
+        await rig.engine.close()
+        with pytest.raises(ModelError, match="closed"):
+            await lease.choose(ask())
+        with pytest.raises(ModelError, match="closed"):
+            await write(lease)
+
+
+async def test_a_causal_part_that_scores_acts_is_swapped_with_its_version(tmp_path: Path) -> None:
+    """Both parts' weights move the choice, and both are freed."""
+    rig = Rig(tmp_path, scores_text=True)
+    request = ActRequest("where is my card?", '[["user", "where is my card?"]]', LEGAL, 0)
+    await rig.promote(rig.publish(1))
+    async with rig.engine.lease() as lease:
+        with_both = await lease.choose(request)
+    assert with_both.parts == ("encoder", "causal")
+    assert rig.writer.model.names == rig.model.encoder.model.names == {"v000001"}
+    await rig.promote(BASE_VERSION)
+    assert rig.in_memory == set()
+    await rig.engine.close()
+
+
+async def test_another_encoder_in_a_folder_of_the_same_name_is_another_base_model(tmp_path: Path, rig: Rig) -> None:
+    """The same weights elsewhere are the same model."""
+    version = rig.publish(1)
+    assert tiny_policy(tmp_path / "other").encoder.name == rig.model.encoder.name  # the same seed
+    other = PolicyModel(EncoderPart(tiny_encoder(tmp_path / "third" / "encoder", seed=1)))
+    engine = Engine(other, rig.adapters, temperature=TEMPERATURE)
+    with pytest.raises(AdapterError, match="expected an adapter of encoder"):
+        async with engine.lease(version):
+            pass
+    await engine.close()
