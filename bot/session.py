@@ -439,7 +439,7 @@ def _written(
     message: Message, decision: Decision, generated: Generated | None, sources: tuple[str, ...]
 ) -> tuple[Message, Decision]:
     """The message and decision of a finished text; text that says what its sources do not is replaced by them."""
-    if generated is None or not generated.text or ungrounded(generated.text, sources):
+    if generated is None or not generated.text.strip() or ungrounded(generated.text, sources):
         return message, replace(decision, generated=None)
     written = replace(message, text=generated.text, stop_reason=generated.stop_reason)
     return written, replace(decision, generated=generated)
