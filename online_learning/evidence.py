@@ -131,12 +131,12 @@ def collect_evidence(
     on_recent = learner.score(recent, CURRENT)
     return Evidence(
         held_out=held_out(
-            rows, learner.score(decisions, CURRENT), champion_scores["held_out"], learner.score(decisions, BASE)
+            rows, learner.score(decisions, CURRENT), champion_scores["held_out"], learner.start_scores(decisions)
         ),
         candidate_tests=tests[0],
         champion_tests=tests[1],
         must_pass=must_pass,
-        kl_start=mean_kl(on_recent, learner.score(recent, BASE)),
+        kl_start=mean_kl(on_recent, learner.start_scores(recent)),
         kl_champion=mean_kl(on_recent, champion_scores["recent"]),
         weights_finite=learner.is_finite(),
         rescore_error=rescore_error,

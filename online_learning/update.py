@@ -31,6 +31,8 @@ from online_learning.config import LearnerConfig
 CURRENT = "current"
 """Adapter name of the policy being trained."""
 SCORING_BATCH = 64
+START_CACHE = 8192
+"""Rows whose start distribution is kept in memory (about 100 bytes each)."""
 Progress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
 
@@ -57,6 +59,7 @@ class Learner:
         self.writer = writer
         self.value = ValueHead(model.encoder.width).to(model.encoder.device)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._start: dict[str, Tensor] = {}
         self.model.encoder.model.create(CURRENT, lora_config(config.rank, config.lora_alpha), trainable=True)
         if writer is not None:
             writer.model.create(CURRENT, self._text_lora(), trainable=True)
@@ -117,7 +120,17 @@ class Learner:
 
     def references(self, decisions: Sequence[Decision]) -> References:
         """Prox and start distributions of the rows."""
-        return References(self.score(decisions, CURRENT), self.score(decisions, BASE))
+        return References(self.score(decisions, CURRENT), self.start_scores(decisions))
+
+    def start_scores(self, decisions: Sequence[Decision]) -> list[Tensor]:
+        """Log-probabilities [A] under the fresh install's policy, which never changes: each row is scored once."""
+        missing = [decision for decision in decisions if decision.id not in self._start]
+        fresh = self.score(missing, BASE)
+        self._start.update((decision.id, logprobs_A) for decision, logprobs_A in zip(missing, fresh, strict=True))
+        found = [self._start[decision.id] for decision in decisions]
+        while len(self._start) > START_CACHE:
+            self._start.pop(next(iter(self._start)))
+        return found
 
     # --- weights ------------------------------------------------------------------------------------------------------
     def snapshot(self) -> dict[str, Any]:
