@@ -21,6 +21,8 @@ MIN_WORDS = 3
 _WITHOUT_LANGUAGE = re.compile(r"[@\d_]|\b(?:https?://|www\.)")
 """Searched for in one chunk at a time: a pattern over the whole text takes minutes for 100 kB without a space."""
 _WORD = re.compile(r"[^\W\d_]+")
+_NO_LANGUAGE = "zxx"
+"""ISO 639's code for text that is in none: keys hit at random are no foreign question."""
 _SCRIPTS = {
     "ar": ("ARABIC",),
     "bg": ("CYRILLIC",),
@@ -65,7 +67,10 @@ def _script(letter: str) -> str:
 
 def _is_clearly_another(text: str, languages: Sequence[str]) -> bool:
     known = {*languages, *(relative for language in languages for relative in _RELATIVES.get(language, ()))}
-    probabilities = dict(_identifier().rank(text))
+    ranked = _identifier().rank(text)
+    if ranked[0][0] == _NO_LANGUAGE:
+        return False
+    probabilities = dict(ranked)
     known_probability = sum(probabilities.get(language, 0.0) for language in known)
     other = max((p for language, p in probabilities.items() if language not in known), default=0.0)
     return bool(other > CLEARLY * known_probability)
