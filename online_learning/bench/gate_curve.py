@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bot.settings import Settings
 from online_learning.gate import Evidence, HeldOut, TestResults, Thresholds, judge
 from online_learning.off_policy import LoggedChoices, chosen
 from online_learning.statistics import Floats, Ints, seeded
@@ -216,25 +217,16 @@ def table(results: Sequence[CaseResult]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table on stderr or, with `--json`, one object as the last line on stdout. Exit 1: a target missed."""
-    parser = argparse.ArgumentParser(prog="gate_curve", description="Operating curve of the gate.")
-    parser.add_argument("--rows", type=int, default=300, help="held-out rated rows")
-    parser.add_argument("--sims", type=int, default=400, help="candidates per cell")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", choices=sorted(NOISE), help="only these raters")
-    parser.add_argument("--churn", type=float, choices=CHURNS, help="only this much change")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
-    cases = [c for c in all_cases() if args.noise in (None, c.noise) and args.churn in (None, c.churn)]
-    results = [run_case(case, args.rows, args.sims, args.seed) for case in tqdm(cases, file=sys.stderr)]
+def main(settings: Settings, args: argparse.Namespace) -> int:
+    """`rejoinder bench gate`: the table on stderr or, with `--json`, one object as the last line on stdout.
+
+    Exit 1: a target missed.
+    """
+    seed = settings.seed or 0
+    results = [run_case(case, args.rows, args.sims, seed) for case in tqdm(all_cases(), file=sys.stderr)]
     missed = sum(not meets_target(result) for result in results)
     print(table(results), file=sys.stderr if args.json else sys.stdout)
     if args.json:
-        summary: dict[str, Any] = {"rows": args.rows, "sims": args.sims, "seed": args.seed, "missed": missed}
+        summary: dict[str, Any] = {"rows": args.rows, "sims": args.sims, "seed": seed, "missed": missed}
         print(json.dumps(summary | {"cells": [asdict(result) for result in results]}))
     return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
