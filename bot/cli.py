@@ -20,7 +20,12 @@ from bot.settings import PROFILES, Settings, load_settings, wants_tracebacks
 
 Handler = Callable[[Settings, argparse.Namespace], int]
 
-BENCHES: Mapping[str, str] = {"gate": "online_learning.bench.gate_curve:main"}
+BENCHES: Mapping[str, str] = {
+    "gate": "online_learning.bench.gate_curve:main",
+    "crash": "online_learning.bench.crash:main",
+    "swap": "online_learning.bench.swap:main",
+    "latency": "online_learning.bench.latency:main",
+}
 """Benchmark -> where it is."""
 LATER = ("export", "erase")
 NOISE = ("clean", "mild", "realistic")
@@ -206,6 +211,19 @@ def _add_measuring(commands: Any) -> None:
     evaluate.add_argument("--version", metavar="V", help="default: the one that serves")
     bench = commands.add_parser("bench", help="measure one thing")
     bench.add_argument("bench", choices=tuple(BENCHES))
+    bench.add_argument(
+        "--kills", type=_number("kills", 1, 10**6), default=50, metavar="N", help="crash: of each process"
+    )
+    bench.add_argument("--swaps", type=_number("swaps", 1, 10**6), default=20, metavar="N", help="swap: new versions")
+    bench.add_argument(
+        "--streams", type=_number("streams", 1, 1000), default=8, metavar="N", help="swap: at the same time"
+    )
+    bench.add_argument(
+        "--messages", type=_number("messages", 32, 10**6), default=200, metavar="N", help="latency: asked"
+    )
+    bench.add_argument("--rows", type=_number("rows", 2, 10**6), default=300, metavar="N", help="gate: held out, rated")
+    bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
+    bench.add_argument("--tiny", action="store_true", help="crash, swap, latency: models of random weights")
     _add_data(bench)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
@@ -32,7 +33,7 @@ from bot.policy.adapters import AdapterStore
 from bot.settings import Settings
 from bot.supervisor import Supervisor
 from bot.up import is_ready
-from online_learning.bench.product import percentiles, questions_of, supervised, throw_away
+from online_learning.bench.product import options_of, percentiles, questions_of, supervised, throw_away
 from online_learning.bench.steadfast import Steadfast
 from online_learning.evaluate import Question
 
@@ -75,7 +76,7 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
     """`--kills N` of each process; exit 1 when anything was lost or counted twice."""
     with throw_away(settings, tiny=args.tiny) as home:
         questions = questions_of(args, load_domain(settings.domain))
-        report = run(home, questions, args.kills, settings.seed or 0)
+        report = run(home, questions, args.kills, settings.seed or 0, options_of(args))
     print(json.dumps(report))
     return 0 if is_well(report) else 1
 
@@ -86,9 +87,15 @@ def is_well(report: Mapping[str, Any]) -> bool:
     return bad == 0 and bool(report["integrity_ok"]) and bool(report["champion_is_last"])
 
 
-def run(settings: Settings, questions: Sequence[Question], num_kills: int, seed: int) -> dict[str, Any]:
+def run(
+    settings: Settings,
+    questions: Sequence[Question],
+    num_kills: int,
+    seed: int,
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Kill each process `num_kills` times under traffic in an empty home; the report."""
-    with supervised(settings, LEARN) as supervisor, Store(settings.database) as store:
+    with supervised(settings, LEARN | dict(options)) as supervisor, Store(settings.database) as store:
         people = [Steadfast(settings.port, f"person{i}") for i in range(NUM_PEOPLE)]
         crashes = asyncio.run(_storm(settings, supervisor, store, people, questions, num_kills, seed))
     found = audit(settings, people)

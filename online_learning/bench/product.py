@@ -15,7 +15,7 @@ import numpy as np
 
 from bot.domain import Domain, load_domain
 from bot.errors import RejoinderError
-from bot.settings import Settings
+from bot.settings import PROFILES, Settings
 from bot.supervisor import Patience, Supervisor
 from bot.up import children, is_ready
 from online_learning.bench.tiny import texts_of, tiny_causal, tiny_encoder
@@ -32,7 +32,8 @@ def throw_away(settings: Settings, *, tiny: bool) -> Iterator[Settings]:
     """The settings in an empty home of a demo; with `tiny`, models of random weights."""
     with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder:
         home = Path(folder) / "home"
-        settings = replace(settings, home=home, profile="demo", port=free_port(), host="127.0.0.1")
+        learn = settings.learn if settings.profile == "demo" else replace(settings.learn, **PROFILES["demo"]["learn"])
+        settings = replace(settings, home=home, profile="demo", learn=learn, port=free_port(), host="127.0.0.1")
         if tiny:
             texts = texts_of(load_domain(settings.domain))
             encoder, causal = tiny_encoder(home / "tiny-encoder", texts), tiny_causal(home / "tiny-causal", texts)
@@ -69,6 +70,11 @@ def wait_until_ready(settings: Settings, timeout_s: float = START_TIMEOUT_S) -> 
         if time.monotonic() > deadline:
             raise RejoinderError(f"expected a ready server within {timeout_s:.0f} s; see {settings.home / 'logs'}")
         time.sleep(0.05)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, str]:
+    """The settings given by `--set`, for the child processes."""
+    return dict(pair.split("=", 1) for pair in args.set or [])
 
 
 def questions_of(args: argparse.Namespace, domain: Domain) -> list[Question]:

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def _one_seed(settings: Settings, args: argparse.Namespace, seed: int, *, many: 
     asked, kept = _asked_and_kept(args, domain)
     plan = Plan(asked, args.turns, args.rate, args.noise, args.taste or "", args.reply, seed, not args.asynchronous)
     _check_fresh(settings)
-    steps = asyncio.run(_simulate(settings, plan))
+    steps = asyncio.run(_simulate(settings, plan, _options(plan, args.set or [])))
     report = _report(settings, domain, plan, steps, kept)
     report["eval_dataset"] = eval_file.name if (eval_file := _eval_file(args)) else "questions not asked"
     _write_curve(args.out or home / "simulate", steps, report)
@@ -104,8 +104,9 @@ def _check_fresh(settings: Settings) -> None:
         )
 
 
-def _options(plan: Plan) -> dict[str, str]:
-    options = {
+def _options(plan: Plan, given: Sequence[str]) -> dict[str, str]:
+    """Settings of server and learner: those given by `--set`, under what a simulation needs."""
+    options = dict(pair.split("=", 1) for pair in given) | {
         "profile": "demo",
         "seed": str(plan.seed),
         "learn.settle_s": "0",
@@ -117,9 +118,9 @@ def _options(plan: Plan) -> dict[str, str]:
     return options | ({"learn.lockstep": "true", "learn.threads": str(os.cpu_count() or 1)} if plan.lockstep else {})
 
 
-async def _simulate(settings: Settings, plan: Plan) -> list[Step]:
+async def _simulate(settings: Settings, plan: Plan, options: Mapping[str, str]) -> list[Step]:
     steps: list[Step] = []
-    with both(settings, _options(plan)) as running, Store(settings.database) as store:
+    with both(settings, options) as running, Store(settings.database) as store:
         lockstep = Lockstep(store, running) if plan.lockstep else None
         bar = tqdm(total=plan.num_turns, unit="turn", file=sys.stderr, disable=None)
         client: ChatClient | None = None

@@ -12,7 +12,7 @@ import pytest
 from bot.domain import load_domain
 from bot.errors import ConfigError
 from online_learning.evaluate import Question
-from online_learning.simulate.run import _asked_and_kept, _check_fresh, _percentiles, _spread
+from online_learning.simulate.run import Plan, _asked_and_kept, _check_fresh, _options, _percentiles, _spread
 from online_learning.simulate.users import NOISES, TASTES, TURNS_PER_USER, thumb, turns
 from tests.builders import make_conversation
 from tests.learner_rig import open_home, tiny_models
@@ -107,6 +107,13 @@ def test_points_of_the_curve_are_spread_and_end_with_the_last() -> None:
 def test_percentiles_are_in_milliseconds() -> None:
     """Of 1..101 seconds: the 51st, and the 96th."""
     assert _percentiles([float(i) for i in range(1, 102)]) == {"p50": 51_000.0, "p95": 96_000.0}
+
+
+def test_settings_given_on_the_command_line_reach_server_and_learner() -> None:
+    """They run in processes of their own; what a simulation needs wins."""
+    plan = Plan([], 1, 1.0, "clean", "", "approved", 3, lockstep=True)
+    options = _options(plan, ["learn.update_every=8", "learn.settle_s=60"])
+    assert (options["learn.update_every"], options["learn.settle_s"], options["seed"]) == ("8", "0", "3")
 
 
 def asked_and_kept(folder: Path, rows: list[dict[str, Any]], **flags: Any) -> Any:
