@@ -197,7 +197,8 @@ def _add_running(commands: Any) -> None:
 
 def _add_measuring(commands: Any) -> None:
     simulate = commands.add_parser("simulate", help="simulated users talk and vote; the learner learns")
-    _add_data(simulate)
+    _add_dataset(simulate)
+    simulate.add_argument("--out", type=Path, metavar="DIR", help="where the curve and the report go")
     simulate.add_argument("--turns", type=_number("turns", 1, 10**9), default=1000, metavar="N")
     simulate.add_argument("--noise", choices=NOISE, default="mild", help="how well the thumbs tell the truth")
     simulate.add_argument("--rate", type=_share, default=0.2, metavar="R", help="share of replies that get a thumb")
@@ -207,7 +208,10 @@ def _add_measuring(commands: Any) -> None:
     simulate.add_argument("--reply", choices=("approved", "generated"), default="approved")
     simulate.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="repeat K times")
     evaluate = commands.add_parser("eval", help="accuracy of a version on labelled questions")
-    _add_data(evaluate)
+    _add_dataset(evaluate)
+    evaluate.add_argument(
+        "--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="articles made of these rows instead"
+    )
     evaluate.add_argument("--version", metavar="V", help="default: the one that serves")
     bench = commands.add_parser("bench", help="measure one thing")
     bench.add_argument("bench", choices=tuple(BENCHES))
@@ -224,13 +228,11 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--rows", type=_number("rows", 2, 10**6), default=300, metavar="N", help="gate: held out, rated")
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
     bench.add_argument("--tiny", action="store_true", help="crash, swap, latency: models of random weights")
-    _add_data(bench)
+    _add_dataset(bench)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=_file, metavar="F.jsonl", help='rows {"text", "answer"}')
-    parser.add_argument("--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="more knowledge rows")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where curves and reports go")
 
 
 def _add_keeping(commands: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -61,7 +62,9 @@ def both(settings: Settings, options: Mapping[str, str]) -> Iterator[Running]:
 
 def _spawn(settings: Settings, command: str, options: Mapping[str, str], logs: Path) -> subprocess.Popen[bytes]:
     pairs = [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
+    bound_to_us = (sys.executable, "-m", "bot.supervisor", str(os.getpid()))
     words = [
+        *bound_to_us,
         sys.executable,
         "-m",
         "bot.cli",

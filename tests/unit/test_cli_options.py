@@ -139,12 +139,18 @@ def test_children_get_the_global_options_back() -> None:
     "rest", [("--rate", "0.5", "--async"), ("--seeds", "3", "--taste", "short", "--reply", "generated")]
 )
 def test_simulate_takes_its_own_options(rest: tuple[str, ...], tmp_path: Path) -> None:
-    """Several knowledge files may be given."""
+    """A dataset, and what its people are like."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")
-    args = cli.parse(["simulate", "--dataset", str(rows), "--kb", str(rows), "--kb", str(rows), *rest])
-    assert args.kb == [rows, rows]
+    args = cli.parse(["simulate", "--dataset", str(rows), *rest])
     assert (args.dataset, args.noise, args.turns) == (rows, "mild", 1000)
+
+
+def test_eval_takes_several_knowledge_files(tmp_path: Path) -> None:
+    """Articles made of all of them."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("")
+    assert cli.parse(["eval", "--dataset", str(rows), "--kb", str(rows), "--kb", str(rows)]).kb == [rows, rows]
 
 
 def test_rules_check_ends_with_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
