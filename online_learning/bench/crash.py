@@ -37,11 +37,11 @@ from online_learning.bench.product import options_of, percentiles, questions_of,
 from online_learning.bench.steadfast import Steadfast
 from online_learning.evaluate import Question
 
-NUM_PEOPLE = 3
+NUM_PEOPLE = 6
 TURNS_A_CONVERSATION = 5
 LEARN = {"learn.settle_s": "0", "learn.update_every": "8", "learn.poll_s": "0.05"}
 BACK_TIMEOUT_S = 120.0
-MAX_CALM_S = 1.5
+MAX_CALM_S = 2.5
 """Longest time from being back to the next kill."""
 EARLY = 0.3
 """Share of kills that hit a process on its way back."""

@@ -184,7 +184,11 @@ async def _swap_under_streams(
 
 
 async def _stream(
-    port: int, questions: Sequence[Question], over: asyncio.Event, warm: asyncio.Semaphore, heard: Mapping[str, asyncio.Event]
+    port: int,
+    questions: Sequence[Question],
+    over: asyncio.Event,
+    warm: asyncio.Semaphore,
+    heard: Mapping[str, asyncio.Event],
 ) -> list[Stream]:
     """One person who asks on and on for generated replies, in conversations of five turns. Sets `heard[version]` as it
     goes: the swaps are paced by it."""
