@@ -39,9 +39,11 @@ from online_learning.evaluate import Question
 
 NUM_PEOPLE = 6
 TURNS_A_CONVERSATION = 5
+MAX_THINK_S = 0.2
+"""Longest pause before a question: without any, the people alone would keep a processor from the restarts."""
 LEARN = {"learn.settle_s": "0", "learn.update_every": "8", "learn.poll_s": "0.05"}
 BACK_TIMEOUT_S = 120.0
-MAX_CALM_S = 2.5
+MAX_CALM_S = 1.5
 """Longest time from being back to the next kill."""
 EARLY = 0.3
 """Share of kills that hit a process on its way back."""
@@ -154,6 +156,7 @@ async def _talk(person: Steadfast, questions: Sequence[Question], over: asyncio.
     while not over.is_set():
         for _ in range(TURNS_A_CONVERSATION):
             question = rng.choice(questions)
+            await asyncio.sleep(rng.uniform(0.0, MAX_THINK_S))
             reply = await person.ask(question.text)
             if reply["can_vote"]:
                 await person.vote(reply["id"], 1 if reply["act"] == f"answer:{question.answer}" else -1)
