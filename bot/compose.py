@@ -24,7 +24,7 @@ from bot.identity import Identity, IdSource, home_secret, operator_key
 from bot.knowledge.index import KnowledgeIndex
 from bot.knowledge.retrieval import Retriever
 from bot.policy.adapters import AdapterStore
-from bot.policy.download import find_or_fetch
+from bot.policy.download import find, find_or_fetch
 from bot.policy.engine import Engine
 from bot.service import AppParts, DrainingServer, create_app
 from bot.session import Session
@@ -58,8 +58,12 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
         return CausalPart(find_or_fetch("causal", settings))
 
     causal = load_causal() if "causal" in settings.policy.parts else None
+    # Nothing is fetched while a customer waits: `up` fetches; without the model there are no generated replies.
+    is_here = causal is not None or find("causal", settings) is not None
     model = PolicyModel(encoder, causal, alpha=settings.policy.causal_alpha)
-    return Engine(model, adapters, temperature=settings.policy.temperature, load_causal=load_causal)
+    return Engine(
+        model, adapters, temperature=settings.policy.temperature, load_causal=load_causal if is_here else None
+    )
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ Everything costly or outside comes in by a narrow Protocol: policy, retrieval, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ from bot.conversation import (
     is_holdout,
 )
 from bot.domain import Domain
+from bot.errors import ModelError
 from bot.feedback.signals import rephrase_signal
 from bot.feedback.store import Store
 from bot.language import known_language
@@ -39,6 +41,8 @@ from bot.policy.acts import Candidate, FormStep, legal_acts
 from bot.policy.grounding import ungrounded
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextRequest
 from bot.settings import Settings
+
+log = logging.getLogger(__name__)
 
 TALK_TO_A_PERSON = "Talk to a person"
 
@@ -382,6 +386,10 @@ class Session:
             cut = replace(message, text=written.strip() or "…", stop_reason="cancelled")
             await asyncio.shield(self._store_reply(cut, decision, spoken))
             raise
+        except ModelError as error:
+            # The approved answer is known: a broken writer must not leave the person without one.
+            log.warning("generated reply: %s; the approved answer is shown", error)
+            generated = None
         yield await self._store_reply(*_written(message, decision, generated, sources), spoken)
 
     async def _store_reply(self, message: Message, decision: Decision, spoken: Spoken) -> Message:

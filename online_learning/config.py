@@ -70,8 +70,6 @@ class LearnerConfig:
     max_kl_prox: float = 0.5
     """An update stops early when KL(prox || current), in nats over acts, is past this."""
     grad_clip: float = 1.0
-    min_ess_share: float = 0.1
-    """Below this share of effective rows the window is too far from the policy: only fresh rows are used."""
     baseline: float | None = -0.5
     """What a reply is expected to earn. A number: the same for all; None: V(state) of the value head."""
     reward_scale: float = 2.0

@@ -9,22 +9,25 @@ written after both folders are durable. The pointer moves last; a crash in betwe
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bot.conversation import BASE_VERSION
+from bot.conversation import BASE_VERSION, Decision
 from bot.domain import Domain, load_domain
-from bot.errors import ConflictError, StoreError
+from bot.errors import ConfigError, ConflictError, StoreError
 from bot.feedback.rules import Rules, load_rules
 from bot.feedback.settle import apply_rules, settle
 from bot.feedback.store import Rated, Store, UpdateRow
@@ -107,6 +110,7 @@ class Loop:
         self.stop = threading.Event()
         self._version = BASE_VERSION
         self._refused: set[str] = set()
+        self._verified: set[str] = set()
         self._ticket = 0
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -187,20 +191,27 @@ class Loop:
         number = (last.seq if last else 0) + 1
         rng = np.random.default_rng([self.settings.seed or 0, number])
         batch = self._draw(until, rng)
-        if not batch.credits:
+        if not batch.credits or not batch.num_fresh:
             self._commit(batch, number, "skipped", self._version, {"refused": dict(batch.refused)})
             return None
         before, tests_before = self.learner.snapshot(), self.tests.results(CURRENT)
         rows = self.store.window(until, self.config.holdout_rows, holdout=True)
+        off = self._check([row.decision for row in rows]).keys() & self._refused
+        rows = [row for row in rows if row.decision.id not in off]
         recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
         champion["recent"] = self.learner.score(recent, CURRENT)
-        metrics: dict[str, Any] = dict(self.learner.update(batch.credits, rng, self._progress))
-        self._progress("gate", 0, 1)
-        tests = (self.tests.results(CURRENT), tests_before)
-        evidence = collect_evidence(
-            self.learner, rows, recent, champion, tests, self.tests.must_pass, batch.rescore_error
-        )
+        try:
+            metrics: dict[str, Any] = dict(self.learner.update(batch.credits, rng, self._progress))
+            self._progress("gate", 0, 1)
+            tests = (self.tests.results(CURRENT), tests_before)
+            evidence = collect_evidence(
+                self.learner, rows, recent, champion, tests, self.tests.must_pass, batch.rescore_error
+            )
+        except BaseException:
+            # Half-trained weights must never pass for the champion's: rows would seem not to re-score.
+            self.learner.restore(before)
+            raise
         verdict = judge(evidence, self.thresholds)
         metrics |= {"rows": len(batch.credits), "fresh": batch.num_fresh, "refused": dict(batch.refused)}
         metrics |= {"gate": {"passed": verdict.passed, "reasons": list(verdict.reasons), **verdict.report}}
@@ -215,27 +226,28 @@ class Loop:
         admitted = admit(rows, quorum=learn.quorum, cap_per_person_topic=learn.cap_per_person_topic)
         cursor = self._cursor()
         fresh = [row for row in admitted.rows if row.reward.seq > cursor]
-        errors = self._check_fresh(fresh)
-        usable = [row for row in admitted.rows if row.decision.id not in self._refused]
-        old = [row for row in usable if row.reward.seq <= cursor]
-        room = max(0, self.config.rows_per_update - len(usable) + len(old))
-        kept = [old[i] for i in sorted(rng.permutation(len(old))[:room])]
-        chosen = [*kept, *(row for row in usable if row.reward.seq > cursor)]
+        old = [row for row in admitted.rows if row.reward.seq <= cursor]
+        room = max(0, self.config.rows_per_update - len(fresh))
+        chosen = [*(old[i] for i in sorted(rng.permutation(len(old))[:room])), *fresh]
+        earned = self._credits(chosen, {row.decision.act for row in admitted.rows})
+        errors = self._check([row.decision for row in earned])
+        accepted = [row for row in earned if row.decision.id not in self._refused]
+        worst = max((errors.get(row.decision.id, 0.0) for row in accepted), default=0.0)
         refused = dict(admitted.refused) | {"rescore": len(self._refused)}
-        topics = {row.decision.act for row in admitted.rows}
-        return Batch(until, self._credits(chosen, topics), refused, len(fresh), max(errors, default=0.0))
+        return Batch(until, accepted, refused, len(fresh), worst)
 
-    def _check_fresh(self, fresh: Sequence[Rated]) -> list[float]:
-        """Rows enter the window only if they re-score; returns the errors of those that did."""
-        decisions = [row.decision for row in fresh]
-        if any(decision.generated for decision in decisions):
+    def _check(self, decisions: Sequence[Decision]) -> dict[str, float]:
+        """Re-score what was not yet: a row that does not (invariant 1) neither teaches nor judges. Errors in nats."""
+        unseen = [row for row in decisions if row.id not in self._verified and row.id not in self._refused]
+        if any(row.generated for row in unseen):
             self._attach_writer()
-        errors = rescore(self.learner, self.adapters, decisions, self._version)
-        off = {decision_id for decision_id, error in errors.items() if error > self.config.rescore_tolerance}
+        errors = rescore(self.learner, self.adapters, unseen, self._version)
+        off = {decision_id for decision_id, error in errors.items() if not error <= self.config.rescore_tolerance}
         if off:
-            log.warning("%d of %d fresh rows do not re-score and will not teach", len(off), len(fresh))
+            log.warning("%d of %d rows do not re-score: they neither teach nor judge", len(off), len(unseen))
         self._refused |= off
-        return [error for decision_id, error in errors.items() if decision_id not in off]
+        self._verified |= errors.keys() - off
+        return errors
 
     def _credits(self, rows: Sequence[Rated], topics: AbstractSet[str]) -> list[Credit]:
         """Turn-level credit over the rows' whole conversations; `topics` are the acts that have their quorum.
@@ -255,9 +267,7 @@ class Loop:
         return [
             row
             for row in found
-            if row.decision.train_ok
-            and row.decision.id not in self._refused
-            and (self.settings.learn.quorum == 1 or row.decision.act in topics)
+            if row.decision.train_ok and (self.settings.learn.quorum == 1 or row.decision.act in topics)
         ]
 
     def _finish(
@@ -321,6 +331,18 @@ class Loop:
         self.store.put_status("learner", record)
 
 
+@contextmanager
+def only_learner(home: Path) -> Iterator[None]:
+    """Two learners on one home would learn the same rewards twice. Raises ConfigError when there is one already."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "learner.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"learn: expected no other learner on {home}, got one that is running") from error
+        yield
+
+
 def build_loop(settings: Settings, store: Store, config: LearnerConfig | None = None) -> Loop:
     """Models, domain and rules of the settings, connected."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
@@ -351,8 +373,9 @@ def main(settings: Settings, _: argparse.Namespace) -> int:
     """`rejoinder learn`: until SIGTERM or Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("online_learning").setLevel(logging.INFO)
-    os.nice(LEARNER_NICENESS)
-    with Store(settings.database) as store:
+    with suppress(OSError):  # a sandbox may forbid it; learning matters more than manners
+        os.nice(LEARNER_NICENESS)
+    with only_learner(settings.home), Store(settings.database) as store:
         loop = build_loop(settings, store)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.stop.set())

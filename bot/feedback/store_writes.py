@@ -135,7 +135,12 @@ def _put_reward(conn: Connection, reward: Reward) -> None:
     if stored is not None:
         _check_same_reward(stored, row)
         return
-    decision = conn.execute("SELECT train_ok, holdout FROM decisions WHERE id = ?", [reward.decision_id]).fetchone()
+    # Consent is the conversation's as it stands now: a vote after "do not learn from this" teaches nothing.
+    decision = conn.execute(
+        "SELECT d.train_ok AND c.learn_ok AS train_ok, d.holdout FROM decisions d "
+        "JOIN conversations c ON c.id = d.conversation_id WHERE d.id = ?",
+        [reward.decision_id],
+    ).fetchone()
     if decision is None:
         raise NotFound(f"no decision {reward.decision_id!r}")
     _insert(conn, "rewards", row | dict(decision))
