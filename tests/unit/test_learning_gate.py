@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bot import cli
 from online_learning.bench.gate_curve import (
     Case,
     draw_held_out,
     evidence_of,
-    main,
     policy,
     run_case,
     solve_shift,
@@ -178,7 +178,7 @@ def test_one_conversation_is_no_evidence_of_harmlessness() -> None:
 
 def test_the_curve_prints_one_json_object_as_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 1 says that a target was missed: five rows cannot meet any."""
-    code = main(["--rows", "5", "--sims", "1", "--noise", "mild", "--churn", "0.01", "--json"])
+    code = cli.main(["bench", "gate", "--rows", "5", "--sims", "1", "--json"])
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 1
     assert summary["missed"] > 0
