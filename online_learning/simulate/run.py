@@ -27,7 +27,7 @@ from bot.errors import ConfigError
 from bot.feedback.store import Store
 from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
-from bot.settings import Settings
+from bot.settings import LearnSettings, Settings
 from online_learning.evaluate import Evaluator, Question, Scores, load_questions
 from online_learning.simulate.client import ChatClient, Reply
 from online_learning.simulate.processes import Lockstep, Running, both
@@ -110,6 +110,7 @@ def _options(plan: Plan, given: Sequence[str]) -> dict[str, str]:
         "profile": "demo",
         "seed": str(plan.seed),
         "learn.settle_s": "0",
+        "learn.holdout_share": str(LearnSettings().holdout_share),
         "learn.poll_s": "0.05",
         "limits.messages_per_min": "1000000",
         "limits.feedback_per_min": "1000000",

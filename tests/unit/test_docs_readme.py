@@ -109,13 +109,14 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_what_the_page_says_of_the_demo_profile_is_so(tmp_path: Path) -> None:
-    """The three settings that differ, and no others."""
+    """The four settings that differ, and no others."""
     live, demo = (dict(settings_of(load_settings({"home": tmp_path, "profile": p}, {}))) for p in ("live", "demo"))
     changed = {name for name in live if live[name] != demo[name]} - {"profile"}
 
     assert {name: float(demo[name]) for name in changed} == {
         "learn.quorum": 1,
         "learn.settle_s": 3,
+        "learn.holdout_share": 0,
         "learn.cap_per_person_topic": 1000,
     }
 
