@@ -82,6 +82,9 @@ class LearnerConfig:
     text_rows_per_update: int = 64
     text_learning_rate: float = 2e-4
     text_rank: int = 8
+    text_adapts_prompt: bool = False
+    """Whether the adapter also changes how prompts are read. Then nothing of a prompt can be kept between versions or
+    passes (an update takes 3 times as long), but servers that know only plain LoRA (vLLM) can use it."""
     loss: PPOConfig = field(default_factory=PPOConfig)
     rescore_tolerance: float = 1e-4
     """A row whose stored log-probability is further off, in nats, is refused and counted (invariant 1; fp32. Seen between

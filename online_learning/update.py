@@ -62,13 +62,13 @@ class Learner:
         self._start: dict[str, Tensor] = {}
         self.model.encoder.model.create(CURRENT, lora_config(config.rank, config.lora_alpha), trainable=True)
         if writer is not None:
-            writer.model.create(CURRENT, self._text_lora(), trainable=True)
+            writer.model.create(CURRENT, self._text_lora(writer), trainable=True)
         self.reset_optimizers()
 
     def attach_writer(self, writer: CausalPart) -> None:
         """Train a causal part as well, from now on."""
         self.writer = writer
-        writer.model.create(CURRENT, self._text_lora(), trainable=True)
+        writer.model.create(CURRENT, self._text_lora(writer), trainable=True)
         self.optimizers["text"] = self._text_optimizer(writer)
 
     def reset_optimizers(self) -> None:
@@ -85,8 +85,9 @@ class Learner:
         if self.writer is not None:
             self.optimizers["text"] = self._text_optimizer(self.writer)
 
-    def _text_lora(self) -> LoraConfig:
-        return lora_config(self.config.text_rank, 2 * self.config.text_rank)
+    def _text_lora(self, writer: CausalPart) -> LoraConfig:
+        rank, invocation = self.config.text_rank, () if self.config.text_adapts_prompt else writer.header_ids
+        return lora_config(rank, 2 * rank, invocation=invocation)
 
     def _text_optimizer(self, writer: CausalPart) -> torch.optim.Optimizer:
         parameters = list(writer.model.parameters(CURRENT).values())

@@ -4,12 +4,16 @@ Acts: `alpha * log p_base(act text) + (log p_adapter - log p_base)`; with alpha 
 Replies: one token at a time from softmax(logits / temperature) under the grounding mask, so the stored
 log-probabilities are those of the distribution that was sampled, and the learner recomputes the same ones.
 
+An adapter may begin at the assistant's header (activated LoRA, arXiv 2504.12397): what comes before is read by the
+base model, once for all versions and for every pass of the learner over the row.
+
 Shapes: B rows, A legal acts, S act tokens, T reply tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,8 @@ from bot.policy.model import BASE, ActRow, AdaptedModel, fingerprint, hush_loadi
 from bot.policy.types import TextDelta, TextRequest
 
 MAX_PROMPT_TOKENS = 1024
+REMEMBERED_TOKENS = 8192
+"""Prompt tokens whose keys and values are kept (SmolLM2-135M in fp32: 46 kB each)."""
 
 
 class CausalPart:
@@ -47,6 +53,15 @@ class CausalPart:
             _token_texts(self.tokenizer, size), self.tokenizer.all_special_ids, sorted(self.stop_ids)
         )
         self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self.header_ids = self._header_ids()
+        self._read: OrderedDict[tuple[int, ...], tuple[tuple[Tensor, Tensor], ...]] = OrderedDict()
+
+    def _header_ids(self) -> tuple[int, ...]:
+        """The tokens that open the assistant's turn."""
+        user = [{"role": "user", "content": "a"}]
+        asked = self.tokenizer.apply_chat_template(user, tokenize=False)
+        opened = self.tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
+        return tuple(self.tokenizer(opened[len(asked) :], add_special_tokens=False)["input_ids"])
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a rendered prompt (`bot.render`). Oldest tokens after the system text are dropped when too long."""
@@ -99,8 +114,7 @@ class CausalPart:
         for i, label in enumerate(labels):
             tokens_A_S[i, : len(label)] = torch.tensor(label)
             mask_A_S[i, : len(label)] = 1
-        prompt_1_P = torch.tensor([prompt_ids], device=self.device)
-        prefix = self.model([adapter], input_ids=prompt_1_P, use_cache=True, logits_to_keep=1)
+        prefix = self.after_prompt(prompt_ids, (), adapter, keep=1)
         cache = prefix.past_key_values
         cache.batch_repeat_interleave(count)
         seen_A_P = torch.ones(count, len(prompt_ids), dtype=torch.long, device=self.device)
@@ -111,6 +125,36 @@ class CausalPart:
         loglik_A: Tensor = (logprobs_A_S * mask_A_S).sum(-1)
         return loglik_A
 
+    # --- prompts --------------------------------------------------------------------------------------------------
+    def after_prompt(self, prompt_ids: tuple[int, ...], more_ids: tuple[int, ...], adapter: str, *, keep: int) -> Any:
+        """Forward pass over prompt and `more_ids`; logits of the last `keep` tokens, and the cache to go on with."""
+        begin = self._begin(prompt_ids, adapter)
+        ids_1_L = torch.tensor([[*prompt_ids[begin:], *more_ids]], device=self.device)
+        cache = self._cache(prompt_ids[:begin]) if begin else None
+        return self.model([adapter], input_ids=ids_1_L, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+
+    def _begin(self, prompt_ids: tuple[int, ...], adapter: str) -> int:
+        """Where the adapter begins to act: at the last occurrence of its invocation; 0: everywhere."""
+        invocation = self.header_ids if adapter == BASE else self.model.invocation(adapter)
+        last = len(prompt_ids) - len(invocation)
+        places = (i for i in range(last, 0, -1) if prompt_ids[i : i + len(invocation)] == invocation)
+        return next(places, 0) if invocation else 0
+
+    @torch.no_grad()
+    def _cache(self, ids: tuple[int, ...]) -> Any:
+        """Keys and values of a prompt as the base model reads it. A new cache each time: passes append to theirs."""
+        from transformers import DynamicCache
+
+        if ids not in self._read:
+            out = self.model(
+                [BASE], input_ids=torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1
+            )
+            self._read[ids] = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
+            while len(self._read) > 1 and sum(map(len, self._read)) > REMEMBERED_TOKENS:
+                self._read.popitem(last=False)
+        self._read.move_to_end(ids)
+        return DynamicCache(self._read[ids])
+
     # --- text -----------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def write(self, request: TextRequest, adapter: str) -> Iterator[TextDelta]:
@@ -120,12 +164,9 @@ class CausalPart:
         generator = torch.Generator().manual_seed(request.seed & 0x7FFFFFFFFFFFFFFF)
         tokens: list[int] = []
         logprobs: list[float] = []
-        text, stop_reason, cache = "", "length", None
-        feed = list(prompt_ids)
-        while len(tokens) < request.max_tokens:
-            inputs = torch.tensor([feed], device=self.device)
-            out = self.model([adapter], input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = out.past_key_values
+        text, stop_reason = "", "length"
+        out = self.after_prompt(prompt_ids, (), adapter, keep=1)
+        while True:
             logprobs_V = self._next(out.logits[0, -1], text, known, request.temperature)
             token = int(torch.multinomial(logprobs_V.cpu().double().exp(), 1, generator=generator))
             tokens.append(token)
@@ -137,7 +178,10 @@ class CausalPart:
             if not whole.endswith("\ufffd"):
                 yield TextDelta(whole[len(text) :])
                 text = whole
-            feed = [token]
+            if len(tokens) == request.max_tokens:
+                break
+            token_1_1 = torch.tensor([[token]], device=self.device)
+            out = self.model([adapter], input_ids=token_1_1, past_key_values=out.past_key_values, logits_to_keep=1)
         generated = Generated(
             prompt_ids, tuple(tokens), tuple(logprobs), request.temperature, request.sources, text.strip(), stop_reason
         )
@@ -155,9 +199,8 @@ class CausalPart:
         return logprobs_B_T, mask_B_T
 
     def _one_reply(self, row: Generated, adapter: str) -> Tensor:
-        count = len(row.token_ids)
-        ids_1_L = torch.tensor([[*row.prompt_ids, *row.token_ids[:-1]]], device=self.device)
-        logits_T_V = self.model([adapter], input_ids=ids_1_L, logits_to_keep=count).logits[0].float()
+        out = self.after_prompt(row.prompt_ids, row.token_ids[:-1], adapter, keep=len(row.token_ids))
+        logits_T_V = out.logits[0].float()
         logprobs_T_V = (logits_T_V / row.temperature).masked_fill(~self._masks(row), -torch.inf).log_softmax(-1)
         chosen_T_1 = torch.tensor(row.token_ids, device=self.device).unsqueeze(-1)
         chosen_logprobs_T: Tensor = logprobs_T_V.gather(-1, chosen_T_1).squeeze(-1)

@@ -13,7 +13,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,19 @@ class Scored:
     states_B_D: Tensor
 
 
-def lora_config(rank: int = 16, alpha: int = 32, dropout: float = 0.0) -> LoraConfig:
-    """LoRA on all linear layers (arXiv 2106.09685); targets are resolved by PEFT per architecture."""
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
+def lora_config(rank: int = 16, alpha: int = 32, dropout: float = 0.0, invocation: Sequence[int] = ()) -> LoraConfig:
+    """LoRA on all linear layers (arXiv 2106.09685); targets are resolved by PEFT per architecture.
+
+    `invocation`: tokens from whose last occurrence on the adapter acts (activated LoRA, arXiv 2504.12397).
+    """
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        alora_invocation_tokens=list(invocation) or None,
+        task_type="CAUSAL_LM" if invocation else None,
+    )
 
 
 def pick_device() -> torch.device:
@@ -68,6 +78,7 @@ class AdaptedModel:
         self._peft: PeftModel | None = None
         self._selected = ""
         self._lora_layers: list[LoraLayer] = []
+        self._invocations: dict[str, tuple[int, ...]] = {}
 
     @property
     def names(self) -> set[str]:
@@ -76,6 +87,9 @@ class AdaptedModel:
 
     def create(self, name: str, config: LoraConfig, *, trainable: bool = False) -> None:
         """Add an adapter that changes nothing yet (LoRA B is zero)."""
+        self._invocations[name] = tuple(config.alora_invocation_tokens or ())
+        # Where an activated adapter begins is the caller's doing: PEFT's own forward for it is slower than a plain one.
+        config = replace(config, alora_invocation_tokens=None, task_type=None)
         with self._keeping_gradients():
             if self._peft is None:
                 self._peft = get_peft_model(self._base, config, adapter_name=name)
@@ -121,7 +135,12 @@ class AdaptedModel:
         """The adapter's config with its targets resolved to this architecture's modules."""
         config = self._need().peft_config[name]
         assert isinstance(config, LoraConfig)
-        return config
+        invocation = list(self._invocations[name])
+        return replace(config, alora_invocation_tokens=invocation, task_type="CAUSAL_LM") if invocation else config
+
+    def invocation(self, name: str) -> tuple[int, ...]:
+        """The tokens at whose last occurrence the adapter begins to act; empty: it acts on every token."""
+        return self._invocations[name]
 
     def delete(self, name: str) -> None:
         """Free an adapter."""

@@ -78,18 +78,38 @@ def test_falsified_words_are_refused(home: Home, written: list[Decision]) -> Non
     assert "false" not in update.lineage
 
 
-@pytest.mark.parametrize(("part", "auto"), [("encoder", AutoModel), ("causal", AutoModelForCausalLM)])
-def test_a_published_part_loads_with_plain_peft(loop: Loop, home: Home, models: Path, part: str, auto: type) -> None:
+def test_a_published_encoder_loads_with_plain_peft(loop: Loop, home: Home, models: Path) -> None:
     """`PeftModel.from_pretrained` on the version's folder gives what the learner computes, not what the base does."""
     ids = torch.tensor([[2, 40, 50, 60, 3]])
-    folder = home.adapters.folder("v000001") / part
-    base = auto.from_pretrained(models / part, dtype=torch.float32).eval()  # type: ignore[attr-defined]
+    base = AutoModel.from_pretrained(models / "encoder", dtype=torch.float32).eval()
     with torch.no_grad():
         plain = base(input_ids=ids)[0]
-        theirs = PeftModel.from_pretrained(base, folder).eval()(input_ids=ids)[0]
-        ours = loop.learner.adapted[part]([CURRENT], input_ids=ids)[0]
+        theirs = PeftModel.from_pretrained(base, home.adapters.folder("v000001") / "encoder").eval()(input_ids=ids)[0]
+        ours = loop.learner.adapted["encoder"]([CURRENT], input_ids=ids)[0]
     assert torch.allclose(theirs, ours, atol=1e-5)
     assert not torch.allclose(theirs, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("adapts_prompt", [False, True])
+def test_a_published_writer_loads_with_plain_peft(
+    home: Home, written: list[Decision], models: Path, adapts_prompt: bool
+) -> None:
+    """Also as an activated LoRA, which PEFT begins at the assistant's header as we do."""
+    loop = home.resumed(config=replace(QUICK, text_learning_rate=5e-3, text_adapts_prompt=adapts_prompt))
+    loop.step()
+    reply, writer = written[0].generated, loop.learner.writer
+    assert reply is not None
+    assert writer is not None
+    ids, keep = torch.tensor([[*reply.prompt_ids, *reply.token_ids[:-1]]]), len(reply.token_ids)
+    base = AutoModelForCausalLM.from_pretrained(models / "causal", dtype=torch.float32).eval()
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits[:, -keep:]
+        peft = PeftModel.from_pretrained(base, home.adapters.folder("v000001") / "causal").eval()
+        theirs = peft(input_ids=ids).logits[:, -keep:]
+        ours = writer.after_prompt(reply.prompt_ids, reply.token_ids[:-1], CURRENT, keep=keep).logits
+    assert torch.allclose(theirs, ours, atol=1e-4)
+    assert not torch.allclose(theirs, plain, atol=1e-3)
+    assert bool(peft.peft_config["default"].alora_invocation_tokens) is not adapts_prompt
 
 
 def test_a_rollback_past_the_first_written_version_unlearns_the_words(loop: Loop, home: Home) -> None:

@@ -130,7 +130,7 @@ def test_a_fresh_adapter_says_what_the_base_says(tmp_path: Path) -> None:
     for part in (model.encoder, model.causal):
         part.model.create("fresh", lora_config(4, 8))
     row = rows_of(model)[0]
-    assert alone(model, row, "fresh") == pytest.approx(alone(model, row, BASE), abs=1e-6)
+    assert alone(model, row, "fresh") == pytest.approx(alone(model, row, BASE), abs=1e-5)
 
 
 def test_weights_of_another_shape_or_name_are_refused(model: PolicyModel) -> None:
@@ -217,6 +217,32 @@ def test_another_adapter_scores_the_same_words_otherwise(causal: CausalPart) -> 
     for other in ("b", BASE):
         logprobs_T = causal.token_logprobs([row], [other])[0][0]
         assert max(abs(x - y) for x, y in zip(logprobs_T.tolist(), row.logprobs, strict=True)) > 0.01
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_an_activated_adapter_leaves_the_prompt_to_the_base_model(causal: CausalPart, activated: bool) -> None:
+    """Its words re-score from keys and values that the base model left behind; a plain adapter's do not (the control)."""
+    name = "activated" if activated else "plain"
+    config = lora_config(4, 8, invocation=causal.header_ids if activated else ())
+    causal.model.load(name, config, random_adapter(causal.model, 3))
+    row = written(causal, name)
+    begin = len(row.prompt_ids) - len(causal.header_ids)
+    ids = torch.tensor([[*row.prompt_ids[begin:], *row.token_ids[:-1]]])
+    with torch.no_grad():
+        read = causal.model([BASE], input_ids=torch.tensor([row.prompt_ids[:begin]]), use_cache=True).past_key_values
+        logits = causal.model([name], input_ids=ids, past_key_values=read).logits[0, len(causal.header_ids) - 1 :]
+    full = causal.after_prompt(row.prompt_ids, row.token_ids[:-1], name, keep=len(row.token_ids)).logits[0]
+    assert torch.allclose(full, logits, atol=1e-4) is activated
+
+
+def test_a_passed_over_prompt_is_read_once(causal: CausalPart) -> None:
+    """The same prompt under two adapters and twice in one: the second reading finds keys and values, unspoilt."""
+    causal.model.create("late", lora_config(4, 8, invocation=causal.header_ids))
+    first = causal.after_prompt(causal.prompt_ids(REPLY_PROMPT), (5, 6, 7), BASE, keep=1).logits
+    assert len(causal._read) == 1
+    again = causal.after_prompt(causal.prompt_ids(REPLY_PROMPT), (5, 6, 7), "late", keep=1).logits
+    assert len(causal._read) == 1
+    assert torch.allclose(first, again, atol=1e-5)
 
 
 def test_the_pieces_add_up_to_the_text_and_a_seed_repeats_it(causal: CausalPart) -> None:
