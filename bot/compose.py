@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from bot.actions.executor import Actions
 from bot.domain import Domain, load_domain
 from bot.feedback.store import Store
-from bot.identity import Identity, IdSource, home_secret, operator_key
+from bot.identity import Identity, IdSource, holdout_key, home_secret, operator_key
 from bot.knowledge.index import KnowledgeIndex
 from bot.knowledge.retrieval import Retriever
 from bot.policy.adapters import AdapterStore
@@ -89,6 +89,7 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
             knowledge=retriever,
             actions=Actions(settings.home),
             ids=ids,
+            holdout_key=holdout_key(settings.home, settings.seed),
         )
         following = asyncio.create_task(engine.follow_champion())
         stack.callback(following.cancel)

@@ -12,6 +12,7 @@ Times are epoch seconds. Log-probabilities are natural logarithms.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -307,7 +308,11 @@ class Conversation:
     status: str = "bot"
 
 
-def is_holdout(conversation_id: str, share: float = 0.15) -> bool:
-    """Whether a conversation belongs to the gate: a hash of its id, so nobody can choose."""
-    bucket = int(hashlib.sha256(conversation_id.encode()).hexdigest()[:8], 16)
+def is_holdout(conversation_id: str, key: bytes, share: float = 0.15) -> bool:
+    """Whether a conversation belongs to the gate: a keyed hash of its id.
+
+    People know the id, but not the key (`bot.identity.holdout_key`), so nobody can tell whether a vote would teach or
+    judge. The server alone computes it; everybody else reads the Decision's `holdout`.
+    """
+    bucket = int(hmac.new(key, conversation_id.encode(), hashlib.sha256).hexdigest()[:8], 16)
     return bucket < share * 0x100000000

@@ -1,6 +1,7 @@
 """Who is asking: person tokens, the operator key, the operator's session cookie, ids. Secrets never enter a URL.
 
-    HOME/keys/secret         32 random bytes: signs person tokens, session cookies and adapter manifests
+    HOME/keys/secret         32 random bytes: signs person tokens, session cookies and adapter manifests, and decides
+                             which conversations are held out
     HOME/keys/operator.key   the operator key, in letters, for people to copy into the login page
 
 Both are made on first use, readable by their owner only. Everything is compared in constant time.
@@ -40,6 +41,12 @@ def operator_key(home: Path) -> str:
     if len(key) < 16:
         raise ConfigError(f"{home / 'keys' / 'operator.key'}: expected at least 16 characters, got {len(key)}")
     return key
+
+
+def holdout_key(home: Path, seed: int | None) -> bytes:
+    """The key of `bot.conversation.is_holdout`: of this home alone, or of the seed, so that a seeded run reproduces."""
+    secret = home_secret(home) if seed is None else str(seed).encode()
+    return hmac.new(secret, b"holdout", hashlib.sha256).digest()
 
 
 class Identity:

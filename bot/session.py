@@ -168,6 +168,7 @@ class Session:
         knowledge: Knowledge,
         actions: Actions,
         ids: Ids,
+        holdout_key: bytes,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -177,6 +178,7 @@ class Session:
         self._knowledge = knowledge
         self._actions = actions
         self._ids = ids
+        self._holdout_key = holdout_key
         self._clock = clock
         self._performers: dict[ActKind, Callable[[Act, Situation], Awaitable[Spoken]]] = {
             ActKind.ANSWER: self._answer,
@@ -281,7 +283,7 @@ class Session:
             temperature=choice.temperature,
             knowledge_revision=self._knowledge.revision,
             train_ok=conversation.learn_ok,
-            holdout=is_holdout(conversation.id, self._settings.learn.holdout_share),
+            holdout=is_holdout(conversation.id, self._holdout_key, self._settings.learn.holdout_share),
             timings_ms={"retrieval": round(situation.retrieval_ms, 3), "choice": round(choice_ms, 3)},
         )
 

@@ -141,7 +141,7 @@ class Home:
             "mode": mode,
             "version": version,
         } | overrides
-        fields["holdout"] = is_holdout(fields["conversation_id"])
+        fields["holdout"] = is_holdout(fields["conversation_id"], SECRET)
         return self.keep(make_decision(**fields))
 
     def keep(self, decision: Decision) -> Decision:
@@ -184,7 +184,7 @@ class Home:
 
     def conversation_id(self, *, holdout: bool = False) -> str:
         """An id that falls to the learner, or to the gate."""
-        return next(name for n in self._ids if is_holdout(name := f"c{n}") is holdout)
+        return next(name for n in self._ids if is_holdout(name := f"c{n}", SECRET) is holdout)
 
     # --- what a version thinks ----------------------------------------------------------------------------------------
     def outlook(self, question: str, version: str = BASE_VERSION) -> tuple[ActRow, list[float]]:

@@ -21,6 +21,8 @@ from bot.settings import Settings, load_settings
 from tests.builders import make_conversation
 from tests.service_rig import Clock
 
+HOLDOUT_KEY = b"h" * 32
+
 
 @dataclass(slots=True)
 class Found:
@@ -63,6 +65,7 @@ class Rig:
             "knowledge": self.knowledge,
             "actions": Actions(self.home),
             "ids": self.ids,
+            "holdout_key": HOLDOUT_KEY,
             "clock": self.clock,
         }
         return Session(**fields | overrides)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from bot.conversation import is_holdout
 from bot.errors import ConfigError
-from bot.identity import SESSION_S, Identity, IdSource, home_secret, is_allowed_origin, operator_key
+from bot.identity import SESSION_S, Identity, IdSource, holdout_key, home_secret, is_allowed_origin, operator_key
 from bot.wire_errors import Unauthenticated
 
 IDENTITY = Identity(b"s" * 32, "operator-key-for-tests")
@@ -51,6 +53,35 @@ def test_a_persons_token_is_no_session_and_no_key() -> None:
     assert not IDENTITY.is_operator_key(token)
     assert not IDENTITY.is_operator_key("")
     assert IDENTITY.is_operator_key("operator-key-for-tests")
+
+
+def test_who_is_held_out_cannot_be_told_from_the_id(tmp_path: Path) -> None:
+    """The plain hash of the id, which people could compute, agrees as often as chance does; the key agrees always."""
+    key, ids = holdout_key(tmp_path, None), [f"c_{number:024x}" for number in range(4000)]
+    held_out = [is_holdout(name, key, 0.5) for name in ids]
+
+    def agreement(guesses: list[bool]) -> float:
+        return sum(guess == truth for guess, truth in zip(guesses, held_out, strict=True)) / len(ids)
+
+    plain = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < 0.5 * 2**32 for name in ids]
+    others = [is_holdout(name, holdout_key(tmp_path / "other", None), 0.5) for name in ids]
+    # Chance is 0.5 with a standard error of sqrt(0.25 / 4000) = 0.008: five of them.
+    assert agreement(plain) == pytest.approx(0.5, abs=0.04)
+    assert agreement(others) == pytest.approx(0.5, abs=0.04)
+    assert agreement([is_holdout(name, holdout_key(tmp_path, None), 0.5) for name in ids]) == 1.0
+
+
+def test_the_share_held_out_is_the_share_asked_for() -> None:
+    """15 %: a standard error of sqrt(.15 * .85 / 4000) = 0.0056."""
+    held_out = sum(is_holdout(f"c{number}", b"k" * 32, 0.15) for number in range(4000))
+    assert held_out / 4000 == pytest.approx(0.15, abs=0.028)
+    assert not any(is_holdout(f"c{number}", b"k" * 32, 0.0) for number in range(100))
+
+
+def test_a_seeded_run_holds_out_the_same_conversations_in_every_home(tmp_path: Path) -> None:
+    """Or a seed would not reproduce what the learner sees."""
+    assert holdout_key(tmp_path / "a", 3) == holdout_key(tmp_path / "b", 3)
+    assert len({holdout_key(tmp_path, 3), holdout_key(tmp_path, 4), holdout_key(tmp_path, None)}) == 3
 
 
 def test_keys_are_made_once_and_private(tmp_path: Path) -> None:

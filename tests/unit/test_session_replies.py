@@ -14,7 +14,8 @@ from bot.conversation import BASE_VERSION, Delta, Message, SignalKind, is_holdou
 from bot.errors import ModelError
 from bot.policy.acts import Candidate
 from bot.policy.scripted import TOKEN_LOGPROB
-from tests.session_rig import Found, Rig, drained, open_session
+from tests.builders import make_conversation
+from tests.session_rig import HOLDOUT_KEY, Found, Rig, drained, open_session
 
 
 @pytest.fixture
@@ -108,9 +109,20 @@ async def test_a_decision_holds_everything_the_learner_needs(rig: Rig) -> None:
     assert (row.act, row.mode) == ("answer:lost_or_stolen_card", 2)
     assert math.fsum(map(math.exp, row.logprobs)) == pytest.approx(1)
     assert row.train_ok
-    assert row.holdout == is_holdout("c1")
+    assert row.holdout == is_holdout("c1", HOLDOUT_KEY)
     assert set(row.timings_ms) == {"retrieval", "choice"}
     assert message.version == row.version
+
+
+async def test_held_out_conversations_are_those_of_the_servers_key(rig: Rig) -> None:
+    """The row says so, whatever the plain hash of the id would say."""
+    rig.settings = replace(rig.settings, learn=replace(rig.settings.learn, holdout_share=0.5))
+    for number in range(16):
+        rig.conversation = make_conversation(id=f"c{number + 2}")
+        rig.store.add_conversation(rig.conversation)
+        rig.session = rig.new_session()
+        row = rig.decision_of(await rig.say("Where is my card?"))
+        assert row.holdout == is_holdout(rig.conversation.id, HOLDOUT_KEY, 0.5)
 
 
 async def test_a_person_who_said_no_is_not_learned_from(rig: Rig) -> None:
