@@ -1,4 +1,4 @@
-"""Token buckets: how often one person may do one thing. Fails closed: when it cannot keep count, it refuses."""
+"""Token buckets: how often one person, or one address, may do one thing. Fails closed: when it cannot keep count, it refuses."""
 
 from __future__ import annotations
 

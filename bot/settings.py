@@ -66,6 +66,8 @@ class LimitSettings:
     max_frame_bytes: int = 65536
     messages_per_min: float = 20.0
     feedback_per_min: float = 60.0
+    conversations_per_min: float = 60.0
+    """Started from one network address, since a new person has no other name; a household never meets it."""
     max_sockets: int = 4000
     reconnect_grace_s: float = 10.0
     """How long a reply goes on without any browser listening."""
@@ -140,6 +142,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "limits.max_frame_bytes": (1024, 1e8),
     "limits.messages_per_min": (0.0, 1e9),
     "limits.feedback_per_min": (0.0, 1e9),
+    "limits.conversations_per_min": (0.0, 1e9),
     "limits.max_sockets": (1, 1e6),
     "limits.reconnect_grace_s": (0.0, 1e6),
 }

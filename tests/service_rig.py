@@ -149,6 +149,8 @@ def make_domain(**overrides: Any) -> Domain:
 def open_rig(home: Path, *, store: Store | None = None, tokens: Sequence[str] = (), **limits: Any) -> Iterator[Rig]:
     """A rig whose home is `home`; `limits` are fields of LimitSettings."""
     clock, ticks, ids = Clock(), Clock(), IdSource()
+    # Ticks stand still, so a minute's worth of new conversations would be all there is.
+    limits = {"conversations_per_min": 1e6} | limits
     policy = ScriptedPolicy(tokens=tokens or ("In", " five", " days."))
     with store or Store(home / "rejoinder.db") as opened:
         replier = ScriptedReplier(opened, policy, ids, clock)

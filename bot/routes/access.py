@@ -6,6 +6,7 @@ cookie alone may change things only from our own pages (Origin), since a browser
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -73,6 +74,18 @@ def person(who: CallerDep) -> str:
 
 
 PersonDep = Annotated[str, Depends(person)]
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """Where somebody without a name comes from. Of an IPv6 address the network: one line has 2^64 addresses in it."""
+    host = connection.client.host if connection.client else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4:
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def is_signed_in(connection: HTTPConnection, service: Service) -> bool:

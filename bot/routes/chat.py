@@ -22,7 +22,7 @@ from bot.conversation import Conversation, Message, Signal, SignalKind
 from bot.errors import NotAllowed, RejoinderError
 from bot.hub import Room, Snapshot
 from bot.listener import TOO_SLOW, Listener
-from bot.routes.access import is_own_page, service_of
+from bot.routes.access import address_of, is_own_page, service_of
 from bot.routes.conversations import check_reply_mode, start_conversation
 from bot.routes.failures import answer_of
 from bot.routes.feedback import record_vote
@@ -199,7 +199,7 @@ class _Tab:
 
     async def _conversation(self, frame: Hello) -> Conversation:
         if frame.conversation_id is None:
-            return await start_conversation(self._service, self._person_id, frame.reply)
+            return await start_conversation(self._service, self._person_id, frame.reply, address_of(self._websocket))
         store = self._service.parts.store
         conversation = await asyncio.to_thread(store.conversation, frame.conversation_id)
         if conversation.person_id != self._person_id:

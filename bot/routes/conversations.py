@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from starlette.requests import Request
 
 from bot.conversation import Conversation, Message
 from bot.domain import Domain
 from bot.errors import NotAllowed, NotFound
 from bot.feedback.store import ConversationFilter, ConversationRow, Store
-from bot.routes.access import CallerDep, OperatorDep, ServiceDep
+from bot.routes.access import CallerDep, OperatorDep, ServiceDep, address_of
 from bot.routes.bodies import (
     ArticleOut,
     ConversationLine,
@@ -32,11 +33,12 @@ router = APIRouter(tags=["conversations"])
 _NO_WISHES = NewConversation()
 
 
-async def start_conversation(service: Service, person_id: str, reply: str | None) -> Conversation:
-    """A stored conversation whose first message is the greeting."""
+async def start_conversation(service: Service, person_id: str, reply: str | None, address: str) -> Conversation:
+    """A stored conversation whose first message is the greeting. Raises Unavailable, TooMuch, StoreError."""
     if service.hub.draining:
         raise Unavailable("the server is restarting: try again in a few seconds")
     check_reply_mode(service, reply)
+    service.conversations.take(address)
     parts, now = service.parts, service.parts.clock()
     conversation = Conversation(parts.ids.conversation(), person_id, now, parts.domain.name, reply or "approved")
     greeting = Message(parts.ids.message(), conversation.id, 0, "bot", parts.replier.greeting(), now)
@@ -56,10 +58,10 @@ def check_reply_mode(service: Service, reply: str | None) -> None:
 
 
 @router.post("/v1/conversations", status_code=201)
-async def start(service: ServiceDep, body: NewConversation = _NO_WISHES) -> StartedConversation:
+async def start(service: ServiceDep, request: Request, body: NewConversation = _NO_WISHES) -> StartedConversation:
     """Start a conversation as a person nobody knows yet. Talk in it over `/ws/chat`."""
     person_id = service.parts.ids.person()
-    conversation = await start_conversation(service, person_id, body.reply)
+    conversation = await start_conversation(service, person_id, body.reply, address_of(request))
     token = service.parts.identity.person_token(person_id)
     return StartedConversation(conversation_id=conversation.id, token=token)
 

@@ -58,6 +58,7 @@ class Service:
     metrics: Metrics
     messages: TokenBuckets
     feedback: TokenBuckets
+    conversations: TokenBuckets
     logins: TokenBuckets
     num_sockets: int = 0
     ready: Readiness = field(default_factory=Readiness)
@@ -80,5 +81,6 @@ class Service:
             metrics=metrics,
             messages=TokenBuckets("messages", limits.messages_per_min, parts.monotonic),
             feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),
+            conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),
             logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
         )

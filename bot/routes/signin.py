@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from bot.errors import NotAllowed, RejoinderError
 from bot.identity import SESSION_COOKIE, SESSION_S
-from bot.routes.access import ServiceDep, is_own_page
+from bot.routes.access import ServiceDep, address_of, is_own_page
 from bot.routes.bodies import SignedIn, SignIn
 from bot.routes.parts import Service
 from bot.wire_errors import Unauthenticated, http_status
@@ -81,7 +81,7 @@ async def log_in(service: ServiceDep, request: Request) -> Response:
 def _check_key(service: Service, request: Request, key: str) -> None:
     if not is_own_page(request, service):
         raise NotAllowed("origin: expected this server's own page, got another")
-    service.logins.take(request.client.host if request.client else "")
+    service.logins.take(address_of(request))
     if not service.parts.identity.is_operator_key(key):
         raise Unauthenticated("key: expected the operator key, got another")
 

@@ -114,6 +114,7 @@ def _options(plan: Plan, given: Sequence[str]) -> dict[str, str]:
         "learn.poll_s": "0.05",
         "limits.messages_per_min": "1000000",
         "limits.feedback_per_min": "1000000",
+        "limits.conversations_per_min": "1000000",
     }
     # In lockstep the server waits while the learner works, so every core is the learner's.
     return options | ({"learn.lockstep": "true", "learn.threads": str(os.cpu_count() or 1)} if plan.lockstep else {})

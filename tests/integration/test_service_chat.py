@@ -331,6 +331,41 @@ def test_messages_are_limited_per_person_and_the_wait_is_told(tmp_path: Path) ->
         assert ask(tab, client_id="a3")["text"] == "In five days."
 
 
+def test_new_conversations_are_limited_per_address_and_the_wait_is_told(tmp_path: Path) -> None:
+    """Two a minute, however they are started; coming back starts none. Control: half a minute later it goes through."""
+    with open_rig(tmp_path, conversations_per_min=2.0) as rig, TestClient(rig.app) as client:
+        with client.websocket_connect("/ws/chat") as tab:
+            first = hello(tab)
+        assert client.post("/v1/conversations", json={}).status_code == 201
+        over_http = client.post("/v1/conversations", json={})
+        assert (over_http.status_code, over_http.headers["retry-after"]) == (429, "30")
+        with client.websocket_connect("/ws/chat") as tab:
+            for token in ({}, {"token": first["token"]}):
+                tab.send_json({"type": "hello", "protocol": 1} | token)
+                refused = receive(tab, "error", "hello")
+                assert (refused["code"], refused["retry_after_s"]) == ("too_much", 30.0)
+            rig.ticks.now += 30
+            assert hello(tab)["conversation_id"] not in ("", first["conversation_id"])
+        back = {key: first[key] for key in ("conversation_id", "token")}
+        with client.websocket_connect("/ws/chat") as tab:
+            assert hello(tab, **back)["conversation_id"] == first["conversation_id"]
+        assert rig.store.counts()["conversations"] == 3
+
+
+def test_one_address_that_starts_too_many_leaves_others_undisturbed(tmp_path: Path) -> None:
+    """Buckets are per address; of IPv6 per /64, which is one line's."""
+
+    def started_from(host: str) -> int:
+        client = TestClient(rig.app, client=(host, 1))
+        return client.post("/v1/conversations", json={}).status_code
+
+    with open_rig(tmp_path, conversations_per_min=1.0) as rig:
+        assert [started_from(host) for host in ("192.0.2.1", "192.0.2.1", "192.0.2.2")] == [201, 429, 201]
+        hosts = ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1")
+        assert [started_from(host) for host in hosts] == [201, 429, 201]
+        assert [started_from(host) for host in ("::ffff:192.0.2.2", "::ffff:192.0.2.3")] == [429, 201]
+
+
 def test_one_persons_flood_leaves_others_undisturbed(tmp_path: Path) -> None:
     """Buckets are per person."""
     with (
