@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bot.conversation import BASE_VERSION, LegalAct
+from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.domain import Domain
-from bot.policy.adapters import AdapterStore, CanaryProbe, Manifest
+from bot.policy.adapters import AdapterStore
+from bot.policy.causal import CausalPart
+from bot.policy.manifest import CanaryProbe, Manifest, TextProbe
 from bot.policy.model import BASE, ActRow, PolicyModel
 from bot.policy.weights import read_version, write_part
 from online_learning.update import CURRENT, Learner
 
 NUM_PROBES = 3
 PROBE_ACTS = 4
+PROBE_TOKENS = 12
+"""Words of the text probe: a server repeats them between two tokens of running streams."""
 
 
 def publish(
@@ -48,6 +54,7 @@ def publish(
         lineage=lineage,
         gate=gate,
         probes=canary_probes(learner.model, domain, temperature),
+        text_probes=text_probes(learner.writer, domain) if learner.writer is not None else (),
     )
     return adapters.publish(staged, manifest)
 
@@ -79,6 +86,17 @@ def _probe(model: PolicyModel, query: str, acts: Sequence[tuple[str, ...]], temp
     row = ActRow(model.encoder.tokenize(query), legal, temperature, prompt)
     logprobs = {name: model.score([row], [name]).logprobs_B_A[0].tolist() for name in (CURRENT, BASE)}
     return CanaryProbe(query, tuple(acts), temperature, prompt, tuple(logprobs[CURRENT]), tuple(logprobs[BASE]))
+
+
+@torch.no_grad()
+def text_probes(writer: CausalPart, domain: Domain) -> tuple[TextProbe, ...]:
+    """The beginning of the first article's answer to its first question, as these weights would say it."""
+    article = next(iter(domain.articles.values()))
+    prompt_ids = writer.prompt_ids(json.dumps([("user", article.questions[0])]))
+    token_ids = tuple(writer.tokenizer(article.answer, add_special_tokens=False)["input_ids"][:PROBE_TOKENS])
+    reply = Generated(prompt_ids, token_ids, (), 1.0, (article.answer,), "", "length")
+    current, base = (tuple(writer.token_logprobs([reply], [name])[0][0].tolist()) for name in (CURRENT, BASE))
+    return (TextProbe(replace(reply, logprobs=current), base),)
 
 
 class Weights:

@@ -18,9 +18,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bot.conversation import LegalAct
-from bot.policy.adapters import AdapterStore, CanaryProbe
+from bot.conversation import Generated, LegalAct
+from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.manifest import CanaryProbe, TextProbe
 from bot.policy.model import BASE, ActRow, AdaptedModel, EncoderPart, PolicyModel, lora_config
 from bot.policy.weights import write_part
 from tests.version_folder import make_manifest
@@ -154,6 +155,16 @@ def make_probes(model: PolicyModel, adapter: str) -> tuple[CanaryProbe, ...]:
     return (CanaryProbe("where is my card?", PROBE_TEXTS, TEMPERATURE, prompt, *scored),)
 
 
+@torch.no_grad()
+def make_text_probes(writer: CausalPart, adapter: str) -> tuple[TextProbe, ...]:
+    """One canary reply with this adapter's own log-probabilities."""
+    prompt_ids = writer.prompt_ids('[["user", "where is my card?"]]')
+    token_ids = tuple(writer.tokenizer("Your card arrives soon", add_special_tokens=False)["input_ids"])
+    reply = Generated(prompt_ids, token_ids, (), 1.0, (), "", "length")
+    said, base = (tuple(writer.token_logprobs([reply], [name])[0][0].tolist()) for name in (adapter, BASE))
+    return (TextProbe(replace(reply, logprobs=said), base),)
+
+
 def publish_version(
     adapters: AdapterStore,
     model: PolicyModel,
@@ -175,6 +186,7 @@ def publish_version(
         written = (files or {}).get(name, tensors)
         write_part(staged / name, written, part.model.config("publishing"), part.name.partition(":")[0])
     honest = make_probes(model, "publishing")
+    honest_text = make_text_probes(writer, "publishing") if writer is not None else ()
     for part in parts.values():
         part.model.delete("publishing")
     width = value_width or model.encoder.width
@@ -182,5 +194,6 @@ def publish_version(
         {"linear.weight": torch.full((1, width), 0.1), "linear.bias": torch.zeros(1)}, staged / "value.safetensors"
     )
     fields: dict[str, Any] = {"version": adapters.next_version(), "probes": honest if probes is None else tuple(probes)}
+    fields["text_probes"] = honest_text
     fields["base_models"] = {name: part.name for name, part in parts.items()}
     return adapters.publish(staged, replace(make_manifest(**fields), **overrides))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bot.conversation import BASE_VERSION
-from bot.policy.adapters import AdapterStore, Manifest
+from bot.policy.adapters import AdapterStore
+from bot.policy.manifest import Manifest
 
 SECRET = b"s" * 32
 FILES = ("encoder/adapter_model.safetensors", "encoder/adapter_config.json", "value.safetensors")

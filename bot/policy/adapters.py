@@ -22,12 +22,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bot.conversation import BASE_VERSION
 from bot.errors import AdapterError, NotFound
+from bot.policy.manifest import Manifest, manifest_of
 from bot.settings import Settings
 
 ALLOWED_FILES = frozenset(
@@ -36,40 +37,6 @@ ALLOWED_FILES = frozenset(
 """A folder with any other file is refused: a pickle or a template would be code."""
 MANIFEST = "manifest.json"
 _VERSION = re.compile(r"v[0-9]{6,}")
-
-
-@dataclass(frozen=True, slots=True)
-class CanaryProbe:
-    """A choice whose log-probabilities the loaded version must reproduce (DESIGN invariant 3)."""
-
-    query: str
-    acts: tuple[tuple[str, ...], ...]
-    """Texts of each legal act."""
-    temperature: float
-    prompt: str
-    logprobs: tuple[float, ...]
-    """By the learner's weights."""
-    base_logprobs: tuple[float, ...]
-    """By the base model: tells a loaded adapter from one that never reached the requests."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a version is and where it comes from."""
-
-    version: str
-    parent: str
-    created_at: float
-    base_models: Mapping[str, str]
-    """Part -> base model fingerprint."""
-    rules_hash: str
-    lineage: Mapping[str, Any]
-    """Which decisions taught it: `num_decisions`, `decision_ids` of this update, reward `cursor`."""
-    gate: Mapping[str, Any]
-    """The gate's report."""
-    probes: tuple[CanaryProbe, ...]
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Relative path -> SHA-256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +105,7 @@ class AdapterStore:
             raise AdapterError(f"{version}: expected its own manifest, got that of {body['version']}")
         self._verify_files(folder, version, body["files"])
         try:
-            return _manifest(body)
+            return manifest_of(body)
         except (KeyError, TypeError) as error:
             raise AdapterError(f"{version}: expected a manifest as this release writes them, got {error}") from error
 
@@ -257,21 +224,6 @@ class AdapterStore:
     def _sign(self, body: Mapping[str, Any]) -> str:
         message = json.dumps(body, sort_keys=True).encode()
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
-
-
-def _manifest(body: Mapping[str, Any]) -> Manifest:
-    probes = tuple(
-        CanaryProbe(
-            probe["query"],
-            tuple(tuple(texts) for texts in probe["acts"]),
-            probe["temperature"],
-            probe["prompt"],
-            tuple(probe["logprobs"]),
-            tuple(probe["base_logprobs"]),
-        )
-        for probe in body["probes"]
-    )
-    return Manifest(**{**body, "probes": probes})
 
 
 def _is_name(name: str) -> bool:

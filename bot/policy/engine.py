@@ -4,16 +4,20 @@
     champion pointer moved -> verify -> load beside -> probe -> flip -> old version drains -> freed
 
 Each part has one worker thread that owns its tensors; verification and reading happen on other threads, so a swap delays
-a running stream by the milliseconds it takes to hang the new LoRA layers in.
+a running stream by the time it takes to hang the new LoRA layers in and to probe them.
+
+A causal model is loaded when the first reply is to be written; from then on a version's causal adapter is hung in and
+probed with the rest of the version, before it serves. That first reply is the one moment when the adapter of a version
+that serves already can turn out not to be what was trained: then no word of it is shown (ModelError), and the newest
+earlier version that holds serves until the pointer names this one again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,8 +29,9 @@ from torch import Tensor
 
 from bot.conversation import BASE_VERSION, LegalAct
 from bot.errors import AdapterError, ModelError
-from bot.policy.adapters import AdapterStore, CanaryProbe
+from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.manifest import CanaryProbe, TextProbe
 from bot.policy.model import BASE, ActRow, PolicyModel, draw
 from bot.policy.scheduler import MicroBatcher
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest
@@ -35,7 +40,9 @@ from bot.policy.weights import VersionFiles, read_version
 log = logging.getLogger(__name__)
 
 PROBE_TOLERANCE = 1e-3
-"""Largest difference of a canary's log-probability: ten times what batching and threads change, far below one update."""
+"""Largest difference of a canary's log-probability, nats: ten times what batching and threads change, far below one update."""
+NEVER = -20.0
+"""Words below this log-probability are not told apart: the grounding mask may have made them impossible (-inf)."""
 
 
 class Engine:
@@ -48,14 +55,12 @@ class Engine:
         *,
         temperature: float,
         load_causal: Callable[[], CausalPart] | None = None,
-        on_swap: Callable[[str, float], None] | None = None,
     ) -> None:
         self._model = model
         self._adapters = adapters
         self._temperature = temperature
         self._load_causal = load_causal
         self._causal: CausalPart | None = model.causal
-        self._on_swap = on_swap
         self._encoder_thread = ThreadPoolExecutor(1, "encoder")
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
@@ -74,10 +79,7 @@ class Engine:
     async def start(self) -> None:
         """Serve the champion, or the newest earlier version that can be trusted."""
         pointer = self._adapters.champion().version
-        candidates = [pointer, *reversed([v for v in self._adapters.versions() if v < pointer]), BASE_VERSION]
-        for version in candidates:
-            if await self._adopt(version):
-                return
+        await self._adopt_first([pointer, *self._before(pointer)])
 
     async def close(self) -> None:
         """Stop the worker threads after what they are doing. Whatever is asked afterwards is a ModelError."""
@@ -130,11 +132,16 @@ class Engine:
         return await self._choices.submit((request, version))
 
     async def write(self, request: TextRequest, version: str) -> AsyncGenerator[TextDelta, None]:
-        """Stream a reply under a loaded version, one token at a time; streams take turns."""
+        """Stream a reply under a loaded version, one token at a time; streams take turns. Raises ModelError, before the
+        first piece, when the version's causal adapter is not what was trained: then another version serves."""
         self._check_open()
         causal = await self._need_causal()
         loop = asyncio.get_running_loop()
-        adapter = await loop.run_in_executor(self._causal_thread, self._causal_adapter, version)
+        try:
+            adapter = await loop.run_in_executor(self._causal_thread, self._causal_adapter, causal, version)
+        except AdapterError as error:
+            await self._withdraw(version, error)
+            raise ModelError(f"no reply by {version}: its causal adapter is not what was trained ({error})") from error
         pieces = causal.write(request, adapter)
         while True:
             piece = await loop.run_in_executor(self._causal_thread, next, pieces, None)
@@ -191,9 +198,27 @@ class Engine:
         return list(self._model.encoder.embed_texts(texts).cpu().numpy())
 
     # --- versions -------------------------------------------------------------------------------------------------------
+    def _before(self, version: str) -> list[str]:
+        """Earlier versions, newest first; the base version last."""
+        return [*reversed([v for v in self._adapters.versions() if v < version]), BASE_VERSION]
+
+    async def _adopt_first(self, candidates: Iterable[str]) -> None:
+        for version in candidates:
+            if await self._adopt(version):
+                return
+
+    async def _withdraw(self, version: str, why: AdapterError) -> None:
+        """Serve another version than this one, as if it had been refused when it was adopted."""
+        if version != self._champion:
+            return
+        log.warning("refused %s: %s; an earlier version serves", version, why)
+        pointer = self._adapters.champion()
+        if pointer.version == version:
+            self._refused[version] = pointer.since
+        await self._adopt_first(self._before(version))
+
     async def _adopt(self, version: str) -> bool:
         """Load, probe and flip; on any fault the champion stays."""
-        started = time.perf_counter()
         try:
             if version != BASE_VERSION:
                 await self._load(version)
@@ -201,8 +226,6 @@ class Engine:
             log.warning("refused %s: %s; still serving %s", version, error, self._champion)
             return False
         self._champion = version
-        if self._on_swap is not None:
-            self._on_swap(version, (time.perf_counter() - started) * 1000)
         log.info("serving %s", version)
         await self._free_unused()
         return True
@@ -212,7 +235,14 @@ class Engine:
             if version in self._loaded:
                 return
             files = await asyncio.to_thread(read_version, self._adapters, version)
-            await asyncio.get_running_loop().run_in_executor(self._encoder_thread, self._hang_in, version, files)
+            loop = asyncio.get_running_loop()
+            try:
+                if self._causal is not None:
+                    await loop.run_in_executor(self._causal_thread, self._hang_in_causal, self._causal, version, files)
+                await loop.run_in_executor(self._encoder_thread, self._hang_in, version, files)
+            except Exception:
+                await asyncio.gather(*self._drop_later(version))
+                raise
             self._loaded[version] = files
 
     def _hang_in(self, version: str, files: VersionFiles) -> None:
@@ -220,19 +250,10 @@ class Engine:
         if expected.partition(":")[2] != str(got).partition(":")[2]:
             raise AdapterError(f"{version}: expected an adapter of encoder {expected}, got one of {got}")
         self._drop(version)  # Whoever waited for an earlier load may have been cancelled and left its layers behind.
-        try:
-            self._model.encoder.model.load(version, files.encoder_config, files.encoder)
-            if self._model.causal is not None:
-                self._drop_causal(version)
-                self._hang_in_causal(self._model.causal, version, files)
-            self._probe(version, files.manifest.probes)
-            if files.value is not None:
-                self._values[version] = self._value_head(files.value)
-        except Exception:
-            self._drop(version)
-            if self._model.causal is not None:
-                self._drop_causal(version)
-            raise
+        self._model.encoder.model.load(version, files.encoder_config, files.encoder)
+        self._probe(version, files.manifest.probes)
+        if files.value is not None:
+            self._values[version] = self._value_head(files.value)
 
     def _value_head(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         weight_D, bias = tensors["linear.weight"][0], tensors["linear.bias"][0]
@@ -249,24 +270,24 @@ class Engine:
             legal = tuple(LegalAct(f"probe:{i}", texts) for i, texts in enumerate(probe.acts))
             row = ActRow(self._model.encoder.tokenize(probe.query), legal, probe.temperature, probe.prompt)
             got_A = self._model.score([row], [version]).logprobs_B_A[0].cpu()
-            off = float((got_A - torch.tensor(probe.logprobs)).abs().max())
-            if not off <= PROBE_TOLERANCE:
-                raise AdapterError(
-                    f"{version}: canary log-probabilities are off by {off:.2g} (allowed {PROBE_TOLERANCE})"
-                )
+            _compare(got_A, torch.tensor(probe.logprobs), f"{version}: canary log-probabilities")
 
     async def _free_unused(self) -> None:
         """Free every version that nobody leases. All is queued before the first wait: a lease that begins meanwhile
         loads its version again, behind these jobs in each thread's queue."""
         idle = [] if self._closed else [v for v in self._loaded if v != self._champion and self._refs[v] == 0]
         jobs: list[asyncio.Future[None]] = []
-        loop = asyncio.get_running_loop()
         for version in idle:
             del self._loaded[version]
-            jobs.append(loop.run_in_executor(self._encoder_thread, self._drop, version))
-            jobs.append(loop.run_in_executor(self._causal_thread, self._drop_causal, version))
+            jobs += self._drop_later(version)
         if jobs:
             await asyncio.shield(asyncio.gather(*jobs))
+
+    def _drop_later(self, version: str) -> list[asyncio.Future[None]]:
+        """Queued in each part's thread."""
+        loop = asyncio.get_running_loop()
+        jobs = ((self._encoder_thread, self._drop), (self._causal_thread, self._drop_causal))
+        return [loop.run_in_executor(thread, drop, version) for thread, drop in jobs]
 
     def _drop(self, version: str) -> None:
         self._values.pop(version, None)
@@ -291,22 +312,47 @@ class Engine:
                 self._causal = await loop.run_in_executor(self._causal_thread, self._load_causal)
             return self._causal
 
-    def _causal_adapter(self, version: str) -> str:
+    def _causal_adapter(self, causal: CausalPart, version: str) -> str:
         """The adapter name that writes for a version; BASE when the version has no causal weights."""
-        causal, files = self._causal, self._loaded.get(version)
-        if causal is None or files is None or files.causal is None:
+        files = self._loaded.get(version)
+        if files is None or files.causal is None:
             return BASE
         if version not in causal.model.names:
             self._hang_in_causal(causal, version, files)
         return version
 
     def _hang_in_causal(self, causal: CausalPart, version: str, files: VersionFiles) -> None:
+        """Load and probe; what does not hold is not left behind. Raises AdapterError."""
         if files.causal is None or files.causal_config is None:
             return
         got = files.manifest.base_models.get("causal")
         if str(got).partition(":")[2] != causal.name.partition(":")[2]:
             raise AdapterError(f"{version}: expected a causal adapter of {causal.name}, got one of {got}")
+        self._drop_causal(version)
         causal.model.load(version, files.causal_config, files.causal)
+        try:
+            _probe_text(causal, version, files.manifest.text_probes)
+        except AdapterError:
+            self._drop_causal(version)
+            raise
+
+
+@torch.no_grad()
+def _probe_text(causal: CausalPart, version: str, probes: Sequence[TextProbe]) -> None:
+    """Invariant 3 for words: the adapter writes as it did in the learner, and the base model beside it as before."""
+    if not probes:
+        raise AdapterError(f"{version}: expected text probes of its causal adapter in the manifest, got none")
+    for probe in probes:
+        for adapter, logprobs in ((version, probe.reply.logprobs), (BASE, probe.base_logprobs)):
+            got_T = causal.token_logprobs([probe.reply], [adapter])[0][0].cpu()
+            expected_T = torch.tensor(logprobs).clamp(min=NEVER)
+            _compare(got_T.clamp(min=NEVER), expected_T, f"{version}: log-probabilities of the canary's words")
+
+
+def _compare(got: Tensor, expected: Tensor, what: str) -> None:
+    off = float((got - expected).abs().max())
+    if not off <= PROBE_TOLERANCE:
+        raise AdapterError(f"{what} are off by {off:.2g} (allowed {PROBE_TOLERANCE})")
 
 
 @dataclass(frozen=True, slots=True)

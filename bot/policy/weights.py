@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bot.errors import AdapterError
-from bot.policy.adapters import AdapterStore, Manifest
+from bot.policy.adapters import AdapterStore
+from bot.policy.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)

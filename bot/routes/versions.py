@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import BASE_VERSION
 from bot.errors import AdapterError
-from bot.policy.adapters import Champion, Manifest
+from bot.policy.adapters import Champion
+from bot.policy.manifest import Manifest
 from bot.routes.access import OperatorDep, ServiceDep
 
 router = APIRouter(tags=["versions"])

@@ -12,6 +12,10 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM
 
 from bot.conversation import BASE_VERSION, Decision
+from bot.policy.causal import CausalPart
+from bot.policy.engine import PROBE_TOLERANCE, Engine
+from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.types import TextRequest
 from online_learning.loop import Loop
 from online_learning.update import CURRENT
 from tests.learner_rig import QUICK, Home, open_home, tiny_models
@@ -110,6 +114,23 @@ def test_a_published_writer_loads_with_plain_peft(
     assert torch.allclose(theirs, ours, atol=1e-4)
     assert not torch.allclose(theirs, plain, atol=1e-3)
     assert bool(peft.peft_config["default"].alora_invocation_tokens) is not adapts_prompt
+
+
+async def test_a_published_writer_passes_its_probes_in_a_server(loop: Loop, home: Home, models: Path) -> None:
+    """And they tell it from the base model."""
+    (probe,) = home.adapters.verify("v000001").text_probes
+    assert (
+        torch.tensor(probe.reply.logprobs).allclose(torch.tensor(probe.base_logprobs), atol=10 * PROBE_TOLERANCE)
+        is False
+    )
+    model = PolicyModel(EncoderPart(models / "encoder"))
+    engine = Engine(model, home.adapters, temperature=0.02, load_causal=lambda: CausalPart(models / "causal"))
+    await engine.start()
+    request = TextRequest('[["user", "hello"]]', (), seed=1, max_tokens=4)
+    async with engine.lease() as lease:
+        assert [piece async for piece in lease.write(request)][-1].generated is not None
+    assert engine.champion == "v000001"
+    await engine.close()
 
 
 def test_a_rollback_past_the_first_written_version_unlearns_the_words(loop: Loop, home: Home) -> None:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.errors import AdapterError, ModelError, NotFound
-from bot.policy.adapters import AdapterStore, CanaryProbe
+from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.engine import Engine
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.manifest import CanaryProbe, TextProbe
+from bot.policy.model import BASE, AdaptedModel, EncoderPart, PolicyModel
 from bot.policy.types import ActRequest, Lease, TextRequest
 from tests.tiny_models import (
     TEMPERATURE,
     load_tiny_causal,
     make_probes,
+    make_text_probes,
     publish_version,
     random_adapter,
     tiny_encoder,
@@ -45,14 +49,12 @@ class Rig:
         self.model = tiny_policy(tmp_path, scores_text=scores_text)
         self.writer = self.model.causal or load_tiny_causal(tmp_path)
         self.adapters = AdapterStore(tmp_path / "adapters", SECRET)
-        self.swaps: list[str] = []
         self.engine = self.another_engine()
 
     def another_engine(self, **overrides: Any) -> Engine:
         fields: dict[str, Any] = {
             "temperature": TEMPERATURE,
             "load_causal": lambda: self.writer,
-            "on_swap": lambda version, _: self.swaps.append(version),
         }
         return Engine(self.model, self.adapters, **fields | overrides)
 
@@ -160,7 +162,7 @@ async def test_rolling_back_to_the_fresh_install_goes_on_serving(rig: Rig) -> No
     assert (await choose_under(rig)).logprobs == pytest.approx(fresh.logprobs, abs=1e-5)
     await rig.promote("v000001")
     assert (await choose_under(rig)).logprobs == pytest.approx(changed.logprobs, abs=1e-5)
-    assert rig.swaps == ["v000001", BASE_VERSION, "v000001"]
+    assert rig.engine.champion == "v000001"
 
 
 async def test_many_short_leases_of_many_versions_leave_nothing_and_lose_nothing(rig: Rig) -> None:
@@ -304,6 +306,124 @@ async def test_a_start_falls_back_to_the_newest_earlier_version_that_can_be_trus
     assert other.champion == BASE_VERSION
     assert rig.adapters.champion().version == "v000003"
     await other.close()
+
+
+# --- invariant 3, the causal part -------------------------------------------------------------------------------------
+
+Weights = dict[str, torch.Tensor]
+
+
+class Misloading:
+    """An AdaptedModel that does something to the weights of one adapter while it loads them."""
+
+    def __init__(self, real: AdaptedModel, spoiled: str, spoil: Callable[[Weights], Weights]) -> None:
+        self.real = real
+        self.spoiled = spoiled
+        self.spoil = spoil
+
+    def load(self, name: str, config: LoraConfig, tensors: Weights) -> None:
+        self.real.load(name, config, self.spoil(tensors) if name == self.spoiled else tensors)
+
+    def __call__(self, adapters: Sequence[str], **inputs: Any) -> Any:
+        return self.real(adapters, **inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def nudged(tensors: Weights) -> Weights:
+    """One matrix of all is a tenth larger."""
+    last = max(name for name in tensors if "lora_B" in name)
+    return tensors | {last: tensors[last] * 1.1}
+
+
+MISLOADED: dict[str, Callable[[Weights], Weights]] = {
+    "an adapter that stays as it was made": lambda tensors: {k: torch.zeros_like(v) for k, v in tensors.items()},
+    "the weights of another adapter": lambda tensors: {k: v.flip(0) for k, v in tensors.items()},
+    "one matrix a little off": nudged,
+    "a weight that is no number": lambda tensors: {k: v * torch.nan for k, v in tensors.items()},
+}
+
+
+def misload(rig: Rig, version: str, spoil: Callable[[Weights], Weights]) -> None:
+    rig.writer.model = Misloading(rig.writer.model, version, spoil)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("fault", MISLOADED)
+async def test_words_of_an_adapter_that_was_loaded_wrongly_are_never_shown(rig: Rig, fault: str) -> None:
+    """Found at the first reply, when the language model is loaded: both who ask get an error, the version before serves."""
+    await rig.promote(rig.publish(1))
+    await rig.promote(rig.publish(2))
+    misload(rig, "v000002", MISLOADED[fault])
+    refused = await asyncio.gather(*(write_under(rig.engine) for _ in range(2)), return_exceptions=True)
+    assert [(type(error), "v000002" in str(error)) for error in refused] == [(ModelError, True)] * 2
+    await rig.engine._follow_once()
+    assert (rig.engine.champion, rig.in_memory) == ("v000001", {"v000001"})
+    assert (await write_under(rig.engine)).token_ids
+
+
+@pytest.mark.parametrize("fault", MISLOADED)
+async def test_once_words_are_written_a_wrongly_loaded_adapter_never_serves(
+    rig: Rig, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused before the swap, as the encoder's would be; a person who names it again has it tried again."""
+    await rig.promote(rig.publish(1))
+    reference = await write_under(rig.engine)
+    misload(rig, "v000002", MISLOADED[fault])
+    await rig.promote(rig.publish(2))
+    await rig.engine._follow_once()
+    assert (rig.engine.champion, rig.in_memory) == ("v000001", {"v000001"})
+    assert await write_under(rig.engine) == reference
+    assert sum("canary's words" in record.getMessage() for record in caplog.records) == 1
+    misload(rig, "v000002", lambda tensors: tensors)
+    rig.writer.model.real.spoiled = "nobody"  # type: ignore[attr-defined]
+    await rig.promote("v000002")
+    assert rig.engine.champion == "v000002"
+
+
+@pytest.mark.parametrize("writes_before", [False, True])
+async def test_an_adapter_loaded_as_it_is_writes_through_the_same_double(rig: Rig, writes_before: bool) -> None:
+    """The control: without a fault the version serves and writes."""
+    await rig.promote(rig.publish(1))
+    if writes_before:
+        await write_under(rig.engine)
+    misload(rig, "v000002", lambda tensors: tensors)
+    await rig.promote(rig.publish(2))
+    words = await write_under(rig.engine)
+    assert rig.engine.champion == "v000002"
+    assert words.token_ids != (await write_under(rig.engine, "v000001")).token_ids
+
+
+def leaking(rig: Rig) -> tuple[TextProbe, ...]:
+    """What probes would find if the base model spoke through the adapter beside it."""
+    honest = make_text_probes(rig.writer, BASE)[0]
+    return (replace(honest, base_logprobs=tuple(p - 0.1 for p in honest.base_logprobs)),)
+
+
+@pytest.mark.parametrize(
+    ("scale", "probes", "line"),
+    [(0.2, lambda rig: (), "expected text probes"), (0.0, leaking, "canary's words"), (0.0, None, "")],
+)
+async def test_a_causal_adapter_needs_probes_that_hold_for_the_base_model_too(
+    rig: Rig, scale: float, probes: Callable[[Rig], tuple[TextProbe, ...]] | None, line: str
+) -> None:
+    """An earlier release's manifest, a base model that changed, and the control."""
+    overrides = {"text_probes": probes(rig)} if probes else {}
+    version = rig.publish(1, scale=scale, **overrides)
+    await rig.promote(version)
+    if not line:
+        assert (await write_under(rig.engine)).token_ids
+        return
+    with pytest.raises(ModelError, match=line):
+        await write_under(rig.engine)
+    assert rig.engine.champion == BASE_VERSION
+
+
+async def test_a_version_without_causal_weights_needs_no_text_probes(rig: Rig) -> None:
+    """The base model writes for it."""
+    await rig.promote(publish_version(rig.adapters, rig.model, 1))
+    assert (await write_under(rig.engine)).token_ids == (await write_under(rig.engine, BASE_VERSION)).token_ids
+    assert rig.engine.champion == "v000001"
 
 
 async def let_pass(num_turns: int) -> None:
