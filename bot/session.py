@@ -13,8 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import asdict, replace
 
 from bot import render
 from bot.actions.responses import fill_response
@@ -25,7 +24,6 @@ from bot.conversation import (
     Decision,
     Delta,
     Generated,
-    LegalAct,
     Message,
     State,
     Turn,
@@ -37,122 +35,15 @@ from bot.errors import ModelError
 from bot.feedback.signals import rephrase_signal
 from bot.feedback.store import Store
 from bot.language import known_language
-from bot.policy.acts import Candidate, FormStep, legal_acts
+from bot.policy.acts import FormStep, legal_acts
 from bot.policy.grounding import ungrounded
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextRequest
+from bot.session_types import Actions, Ids, Knowledge, Situation, Spoken, Tracker
 from bot.settings import Settings
 
 log = logging.getLogger(__name__)
 
 TALK_TO_A_PERSON = "Talk to a person"
-
-
-class Found(Protocol):
-    """What retrieval says of a question, best first."""
-
-    @property
-    def articles(self) -> Sequence[Candidate]:
-        """Candidate articles."""
-
-    @property
-    def triggers(self) -> Sequence[Candidate]:
-        """Responses and actions with their cosines."""
-
-
-class Knowledge(Protocol):
-    """Retrieval over the domain."""
-
-    @property
-    def revision(self) -> str:
-        """Changes with the texts."""
-
-    async def find(self, query: str, num_articles: int) -> Found:
-        """Candidates for a question."""
-
-
-class ActionResult(Protocol):
-    """What an action or a form said and set."""
-
-    @property
-    def texts(self) -> Sequence[str]:
-        """Bot messages, in order."""
-
-    @property
-    def slots(self) -> dict[str, Any]:
-        """Slots that changed."""
-
-    @property
-    def buttons(self) -> Sequence[str]:
-        """Quick replies offered with the texts."""
-
-
-class FormFilling(Protocol):
-    """One step of a form."""
-
-    @property
-    def texts(self) -> Sequence[str]:
-        """Bot messages, in order."""
-
-    @property
-    def slots(self) -> dict[str, Any]:
-        """Slots that changed."""
-
-    @property
-    def next_slot(self) -> str | None:
-        """What to ask next; None: the form is filled."""
-
-
-class Actions(Protocol):
-    """The domain's rasa-sdk actions."""
-
-    async def run(self, name: str, *, state: State, person_id: str, domain: Domain) -> ActionResult:
-        """Run an action."""
-
-    async def fill(self, form: str, *, state: State, person_id: str, domain: Domain) -> FormFilling:
-        """Take the requested slot from the last message, validate it, say what is asked next."""
-
-
-class Ids(Protocol):
-    """Fresh ids."""
-
-    def message(self) -> str:
-        """Of a message."""
-
-    def decision(self) -> str:
-        """Of a decision."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tracker:
-    """What a conversation remembers between messages besides its words."""
-
-    slots: dict[str, Any] = field(default_factory=dict)
-    active_form: str = ""
-    requested_slot: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """A message with everything known before the choice."""
-
-    conversation: Conversation
-    state: State
-    tracker: Tracker
-    legal: tuple[LegalAct, ...]
-    form_texts: tuple[str, ...]
-    turn: int
-    retrieval_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Spoken:
-    """What the bot says and how the conversation stands afterwards."""
-
-    text: str
-    tracker: Tracker
-    sources: tuple[str, ...] = ()
-    quick_replies: tuple[str, ...] = ()
-    status: str = ""
 
 
 class Session:
@@ -212,8 +103,7 @@ class Session:
 
     async def handover(self, conversation: Conversation) -> Message:
         """The person asked for a human: note it and say so."""
-        await asyncio.to_thread(self._store.update_conversation, conversation.id, status="waiting")
-        return await self._say(conversation, self._wording("utter_handoff"))
+        return await self._say(conversation, self._wording("utter_handoff"), status="waiting")
 
     # --- before the choice ------------------------------------------------------------------------------------------
     async def _situation(self, conversation: Conversation, message: Message) -> Situation:
@@ -324,6 +214,9 @@ class Session:
                 return await self._ask(Act(ActKind.ASK, tracker.requested_slot), situation)
         state = replace(situation.state, slots=tracker.slots)
         person_id = situation.conversation.person_id
+        # At least once: what it does outside cannot be part of the transaction that stores the reply. A crash (or a
+        # stop) in between leaves the message unanswered and the form as it was, so the action runs again when the
+        # message is answered again. Actions must bear that (the README tells developers).
         done = await self._actions.run(act.target, state=state, person_id=person_id, domain=self._domain)
         text = "\n\n".join((*situation.form_texts, *done.texts))
         return Spoken(text, Tracker(slots=tracker.slots | done.slots), quick_replies=tuple(done.buttons))
@@ -395,16 +288,14 @@ class Session:
         yield await self._store_reply(*_written(message, decision, generated, sources), spoken)
 
     async def _store_reply(self, message: Message, decision: Decision, spoken: Spoken) -> Message:
-        return await asyncio.to_thread(self._store_whole_reply, message, decision, spoken)
+        """One transaction: a form that moved without its reply would take the answer to its last question twice."""
+        return await asyncio.to_thread(
+            self._store.add_reply, message, decision, tracker=asdict(spoken.tracker), status=spoken.status
+        )
 
-    def _store_whole_reply(self, message: Message, decision: Decision, spoken: Spoken) -> Message:
-        self._store.put_status(_tracker_key(message.conversation_id), _as_record(spoken.tracker))
-        stored = self._store.add_reply(message, decision)
-        if spoken.status:
-            self._store.update_conversation(message.conversation_id, status=spoken.status)
-        return stored
-
-    async def _say(self, conversation: Conversation, text: str, quick_replies: tuple[str, ...] = ()) -> Message:
+    async def _say(
+        self, conversation: Conversation, text: str, quick_replies: tuple[str, ...] = (), status: str = ""
+    ) -> Message:
         """A message that no policy chose: it carries no decision and teaches nothing."""
         message = Message(
             id=self._ids.message(),
@@ -415,21 +306,20 @@ class Session:
             created_at=self._clock(),
             quick_replies=quick_replies,
         )
-        return await asyncio.to_thread(self._store.add_reply, message, None)
+        return await asyncio.to_thread(self._store.add_reply, message, None, status=status)
 
     # --- small things -----------------------------------------------------------------------------------------------
     def _wording(self, name: str) -> str:
         return self._domain.responses[name][0].text
 
     def _tracker(self, conversation_id: str) -> Tracker:
-        record = self._store.status(_tracker_key(conversation_id))
+        record = self._store.tracker(conversation_id)
         initial = {name: slot.initial_value for name, slot in self._domain.slots.items()}
         if record is None:
             return Tracker(slots=initial)
         tracker = Tracker(**record)
-        is_known = (
-            tracker.active_form in self._domain.action_forms.values()
-        )  # A developer may have taken it away since.
+        # A developer may have taken the form away since.
+        is_known = tracker.active_form in self._domain.action_forms.values()
         return tracker if is_known else Tracker(slots=tracker.slots)
 
     def _seed(self, situation: Situation, purpose: str) -> int:
@@ -453,15 +343,3 @@ def _written(
         return message, replace(decision, generated=None)
     written = replace(message, text=generated.text, stop_reason=generated.stop_reason)
     return written, replace(decision, generated=generated)
-
-
-def _tracker_key(conversation_id: str) -> str:
-    return f"tracker:{conversation_id}"
-
-
-def _as_record(tracker: Tracker) -> dict[str, Any]:
-    return {
-        "slots": tracker.slots,
-        "active_form": tracker.active_form,
-        "requested_slot": tracker.requested_slot,
-    }

@@ -25,7 +25,7 @@ from bot.feedback import store_reports as reports
 from bot.feedback import store_writes as writes
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
-from bot.feedback.store_records import ConversationFilter, ConversationRow, Rated, UpdateRow
+from bot.feedback.store_records import ConversationFilter, ConversationRow, Rated, UpdateRow, tracker_name
 from bot.feedback.store_writer import MAX_WAITING, Writer
 
 __all__ = ["ConversationFilter", "ConversationRow", "Rated", "Store", "UpdateRow"]
@@ -110,10 +110,22 @@ class Store:
         conversation gives the stored one back; with another text: ConflictError."""
         return self._write(writes.add_user_message, message)
 
-    def add_reply(self, message: Message, decision: Decision | None) -> Message:
-        """Store a bot, operator or system message and, in the same transaction, its decision. Assigns `seq`. The same
-        message id twice is one row; with another content: ConflictError."""
-        return self._write(writes.add_reply, message, decision)
+    def add_reply(
+        self,
+        message: Message,
+        decision: Decision | None,
+        *,
+        tracker: Mapping[str, Any] | None = None,
+        status: str = "",
+    ) -> Message:
+        """Store a bot, operator or system message and, in the same transaction, its decision, what the conversation
+        remembers from now on (`tracker`, plain values) and who is speaking (`status`; empty: as before). Assigns `seq`.
+        The same message id twice is one row and changes nothing; with another content: ConflictError."""
+        return self._write(writes.add_reply, message, decision, tracker, status)
+
+    def tracker(self, conversation_id: str) -> dict[str, Any] | None:
+        """What the conversation remembers, as the last `add_reply` put it; None before the first."""
+        return self.status(tracker_name(conversation_id))
 
     def messages(self, conversation_id: str, after_seq: int = 0) -> list[Message]:
         """Those after `after_seq`, in order. Empty for an unknown conversation."""
@@ -180,10 +192,6 @@ class Store:
         call gives the same rows whatever was appended since. Only train_ok ones; `holdout` chooses the gate's share
         instead of the learner's."""
         return self._read(reads.window, until_seq, limit, holdout)
-
-    def unrated_decisions(self, conversation_id: str) -> list[Decision]:
-        """Decisions of a conversation without any reward in force, by turn."""
-        return self._read(reads.unrated_decisions, conversation_id)
 
     def commit_update(self, update: UpdateRow) -> int:
         """Append; returns its seq. StoreError when its cursor is behind the last one's."""

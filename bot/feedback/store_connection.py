@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ SqliteError = sqlite3.Error
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for the other process's transaction."""
+SWITCH_RETRY_S = 0.01
 
 
 def check_sqlite_version(version: tuple[int, ...]) -> None:
@@ -53,11 +55,24 @@ def open_writer(path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connectio
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         conn = _connect(path, "rw", busy_timeout_s)
-        conn.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(conn, time.monotonic() + busy_timeout_s)
         conn.execute("PRAGMA synchronous = FULL")
         conn.execute("PRAGMA recursive_triggers = ON")  # or REPLACE would delete without asking the triggers
         check_durable(conn)
     return conn
+
+
+def _switch_to_wal(conn: Connection, deadline: float) -> None:
+    """SQLite does not wait for its timeout here: two who switch a new file at once would wait for each other."""
+    while True:
+        try:
+            conn.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(SWITCH_RETRY_S)
+        else:
+            return
 
 
 def open_reader(path: Path) -> Connection:

@@ -97,16 +97,6 @@ def conversation_decisions(conn: Connection, conversation_id: str) -> list[Decis
     return _decisions_from(conn, conn.execute(sql, [conversation_id]).fetchall())
 
 
-def unrated_decisions(conn: Connection, conversation_id: str) -> list[Decision]:
-    """Those without any reward in force."""
-    sql = """
-    SELECT * FROM decisions AS d WHERE d.conversation_id = ?
-    AND NOT EXISTS (SELECT 1 FROM rewards_in_force AS r WHERE r.decision_id = d.id)
-    ORDER BY d.turn, d.seq
-    """
-    return _decisions_from(conn, conn.execute(sql, [conversation_id]).fetchall())
-
-
 # --- signals and rewards ----------------------------------------------------------------------------------------------
 def signals(conn: Connection, conversation_id: str) -> list[Signal]:
     """Oldest first."""

@@ -9,6 +9,11 @@ from typing import Any
 from bot.conversation import Conversation, Decision, Reward
 
 
+def tracker_name(conversation_id: str) -> str:
+    """Status record that holds what a conversation remembers besides its words."""
+    return f"tracker:{conversation_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateRow:
     """One finished learner update: what it consumed and what became of it. Committed in one transaction."""

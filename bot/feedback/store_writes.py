@@ -15,7 +15,7 @@ from bot.errors import ConflictError, NotFound, StoreError
 from bot.feedback import store_reads as reads
 from bot.feedback import store_rows as rows
 from bot.feedback.store_connection import Connection, Row
-from bot.feedback.store_records import UpdateRow
+from bot.feedback.store_records import UpdateRow, tracker_name
 
 _INSERT = "INSERT INTO {table} ({columns}) VALUES ({places})"
 _BY_CLIENT = "SELECT * FROM messages WHERE conversation_id = ? AND client_id = ? AND client_id <> ''"
@@ -61,11 +61,17 @@ def add_user_message(conn: Connection, message: Message) -> tuple[Message, bool]
     return stored, False
 
 
-def add_reply(conn: Connection, message: Message, decision: Decision | None) -> Message:
-    """Insert a message and, where there is one, the decision behind it."""
+def add_reply(
+    conn: Connection, message: Message, decision: Decision | None, tracker: Mapping[str, Any] | None, status: str
+) -> Message:
+    """Insert a message, the decision behind it, and how it leaves the conversation."""
     if decision is not None:
         _add_decision(conn, decision)
-    stored, _ = _append_message(conn, message)
+    stored, is_new = _append_message(conn, message)
+    if is_new and tracker is not None:
+        put_status(conn, tracker_name(message.conversation_id), tracker)
+    if is_new and status:
+        update_conversation(conn, message.conversation_id, {"status": status})
     return stored
 
 

@@ -331,15 +331,6 @@ def test_a_reward_for_no_decision_is_not_found(chat: Store) -> None:
         chat.put_rewards([make_reward(decision_id="nobody")], 1)
 
 
-def test_unrated_decisions_are_those_without_a_reward_in_force(chat: Store) -> None:
-    """Rated, then withdrawn: unrated again."""
-    chat.add_reply(make_message(id="m3", role="bot"), make_decision(id="d2", turn=2))
-    chat.put_rewards([make_reward()], 1)
-    assert [d.id for d in chat.unrated_decisions("c1")] == ["d2"]
-    chat.put_rewards([make_reward(revision=2, value=None, terms=())], 2)
-    assert [d.id for d in chat.unrated_decisions("c1")] == ["d1", "d2"]
-
-
 def test_updates_come_back_as_stored(store: Store) -> None:
     """Oldest first; the last one by itself."""
     assert store.last_update() is None
