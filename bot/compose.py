@@ -144,7 +144,7 @@ def mount_pages(app: FastAPI, settings: Settings, domain: Domain) -> None:
     pages = importlib.import_module("ui.app")
     pages.mount(
         app,
-        base_url=f"http://{'127.0.0.1' if settings.host == '0.0.0.0' else settings.host}:{settings.port}",  # noqa: S104
+        base_url=settings.local_url,
         operator_key=operator_key(settings.home),
         assistant=domain.assistant,
         ai_notice=domain.ai_notice,

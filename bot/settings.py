@@ -51,6 +51,9 @@ class LearnSettings:
     window: int = 2048
     """Replay window: newest rated decisions an update may draw from."""
     holdout_share: float = 0.15
+    keep_versions: int = 100
+    """Newest versions whose weights stay on disk, for rollback and for re-scoring the rows they made. By default more than
+    `window / update_every`, so that no row of the window loses its version."""
     lockstep: bool = False
     """The learner works only when a simulator tells it to, so that a seed reproduces a run."""
     poll_s: float = 0.5
@@ -113,6 +116,22 @@ class Settings:
         """Learner checkpoints and logs."""
         return self.home / "learner"
 
+    @property
+    def learner_given_up(self) -> Path:
+        """Touched by the supervisor (`bot.supervisor.given_up_marker`) when it stops starting the learner again."""
+        return self.home / "logs" / "learn.given_up"
+
+    @property
+    def local_host(self) -> str:
+        """The host under which a program on this machine reaches the server."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - read, not bound
+
+    @property
+    def local_url(self) -> str:
+        """`http://HOST:PORT` of the same, as URLs write IPv6 addresses."""
+        host = self.local_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
 
 PROFILES: Mapping[str, Mapping[str, Any]] = {
     "live": {},
@@ -136,6 +155,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "learn.update_every": (1, 1e9),
     "learn.window": (1, 1e9),
     "learn.holdout_share": (0.0, 0.9),
+    "learn.keep_versions": (1, 1e9),
     "learn.poll_s": (0.001, 3600.0),
     "learn.threads": (0, 1024),
     "limits.max_text_chars": (1, 1e6),

@@ -1,7 +1,8 @@
 """Keeps server and learner running: starts them, restarts one that crashes, stops both cleanly. Stdlib only.
 
 1. each child has a keeper thread: start, copy its lines to the terminal and to HOME/logs, wait, back off, start again;
-2. a child that crashes `give_up_after` times within `window_s` is given up; without an `essential` one all is over;
+2. a child that crashes `give_up_after` times within `window_s` is given up (a marker beside its log says so, until it is
+   started again); without an `essential` one all is over;
 3. SIGINT and SIGTERM become SIGTERM for every child, then patience, then SIGKILL.
 
 The learner's death never touches serving. Children die with us, also when we are killed: before it becomes the child,
@@ -74,6 +75,11 @@ class Crashes:
         return min(delay_s, self.patience.max_delay_s)
 
 
+def given_up_marker(logs: Path, name: str) -> Path:
+    """A file that is there once a child was given up, as old as that."""
+    return logs / f"{name}.given_up"
+
+
 class Supervisor:
     """Runs the children until told to stop. `say` gets every line for the terminal."""
 
@@ -125,6 +131,7 @@ class Supervisor:
 
     def _keep(self, child: Child) -> None:
         crashes = Crashes(self._patience)
+        given_up_marker(self._logs, child.name).unlink(missing_ok=True)
         with _log_file(self._logs / f"{child.name}.log") as log:
             while not self._stop.is_set():
                 code = self._live(child, log)
@@ -160,6 +167,7 @@ class Supervisor:
                 f"{child.name} {how}: {self._patience.give_up_after} times in {minutes:g} min, so it is not started "
                 f"again; see {self._logs / child.name}.log"
             )
+            given_up_marker(self._logs, child.name).touch()
             if child.essential:
                 self._given_up.add(child.name)
             self._stop_if_needed(child)

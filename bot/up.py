@@ -25,7 +25,6 @@ from bot.settings import Settings, with_flags
 from bot.supervisor import Child, Supervisor, signals_seen
 
 READY_POLL_S = 0.2
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
@@ -68,15 +67,12 @@ def say(line: str) -> None:
 
 def address(settings: Settings) -> str:
     """Where a browser on this machine finds the chat page."""
-    host = _EVERYWHERE.get(settings.host, settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/"
+    return f"{settings.local_url}/"
 
 
 def is_ready(settings: Settings) -> bool:
     """Whether the server answers that it is ready."""
-    connection = http.client.HTTPConnection(
-        _EVERYWHERE.get(settings.host, settings.host), settings.port, timeout=READY_POLL_S * 5
-    )
+    connection = http.client.HTTPConnection(settings.local_host, settings.port, timeout=READY_POLL_S * 5)
     try:
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == http.client.OK

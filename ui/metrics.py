@@ -14,6 +14,7 @@ Json = Mapping[str, Any]
 UPDATES_SHOWN = 12
 _METRICS_SHOWN = 4
 _STATE_TONE = {"champion": "accent", "canary": "warn", "refused": "bad", "damaged": "bad"}
+_AWAY = {"stale": "not heard of", "stopped": "not running"}
 _OUTCOME_TONE = {"published": "good", "refused": "bad"}
 
 MEANING = {
@@ -40,7 +41,7 @@ def render_cards(versions: Json, learner: Json) -> str:
     )
     cards = [
         _card("Champion", mono(versions.get("champion", "–")), frozen),
-        _card("Learner", _learner_word(status), _learner_note(status), "dk-word"),
+        _card("Learner", _learner_word(status, learner.get("learner")), _learner_note(status), "dk-word"),
         _card("Replies", text(replies), text("made by all versions")),
         _card("Thumbs up", percent(share), text(f"of {up + down} votes in force")),
         _card(
@@ -56,7 +57,9 @@ def _card(name: str, value: str, note: str, css: str = "") -> str:
     return f'<section class="dk-card"><h2>{text(name)}</h2><p class="dk-figure {css}">{value}</p><p class="dk-faint">{note}</p></section>'
 
 
-def _learner_word(status: Json) -> str:
+def _learner_word(status: Json, health: object) -> str:
+    if health in _AWAY:
+        return text(_AWAY[str(health)])
     return text(status.get("state") or status.get("phase") or ("running" if status else "not running"))
 
 

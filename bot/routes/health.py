@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from bot.errors import RejoinderError
 from bot.routes.access import ServiceDep
-from bot.routes.parts import Readiness, Service
+from bot.routes.parts import AppParts, LearnerHealth, Readiness, Service
 
 router = APIRouter(tags=["health"])
 
@@ -18,6 +18,8 @@ CHECK_S = 5.0
 """How long policy and store may take to answer."""
 KEEP_S = 1.0
 """How long one check's answer is good for."""
+STALE_S = 120.0
+"""A learner beats twice a second while it waits, but within an update it scores whole windows between two beats."""
 
 
 @router.get("/health/live")
@@ -28,11 +30,14 @@ async def live() -> dict[str, bool]:
 
 @router.get("/health/ready")
 async def ready(service: ServiceDep) -> JSONResponse:
-    """200 when the policy serves and the store writes; 503 with the reason otherwise, and while draining."""
+    """200 when the policy serves and the store writes; 503 with the reason otherwise, and while draining.
+
+    `learner` is `ok`, `stale` or `stopped` and changes neither: chat does without it.
+    """
     problem = await find_problem(service)
     service.metrics.ready.set(0 if problem else 1)
-    answer: dict[str, Any] = {"ready": not problem} | ({"reason": problem} if problem else {})
-    return JSONResponse(answer, 503 if problem else 200)
+    answer: dict[str, Any] = {"ready": not problem, "learner": service.ready.learner}
+    return JSONResponse(answer | ({"reason": problem} if problem else {}), 503 if problem else 200)
 
 
 @router.get("/metrics")
@@ -52,19 +57,29 @@ async def find_problem(service: Service) -> str:
         return "draining"
     now = service.parts.monotonic()
     if now - service.ready.checked_at >= KEEP_S:
-        service.ready = Readiness(now, await _check(service))
+        service.ready = await _check(service, now)
     return service.ready.problem
 
 
-async def _check(service: Service) -> str:
-    parts = service.parts
+def learner_health(parts: AppParts) -> LearnerHealth:
+    """By the learner's heartbeat in the store and the supervisor's marker; the newer one is right."""
+    beat_at = float((parts.store.status("learner") or {}).get("at", 0.0))
+    marker = parts.settings.learner_given_up
+    if not beat_at or (marker.exists() and marker.stat().st_mtime >= beat_at):
+        return "stopped"
+    return "ok" if parts.clock() - beat_at <= STALE_S else "stale"
+
+
+async def _check(service: Service, now: float) -> Readiness:
+    parts, learner = service.parts, service.ready.learner
     try:
         async with asyncio.timeout(CHECK_S):
             async with parts.policy.lease() as lease:
                 version = lease.version
             await asyncio.to_thread(parts.store.put_status, "server", {"at": parts.clock(), "version": version})
+            learner = await asyncio.to_thread(learner_health, parts)
     except RejoinderError as error:
-        return str(error)
+        return Readiness(now, str(error), learner)
     except TimeoutError:
-        return f"policy and store: expected an answer within {CHECK_S:g} s, got none"
-    return ""
+        return Readiness(now, f"policy and store: expected an answer within {CHECK_S:g} s, got none", learner)
+    return Readiness(now, "", learner)

@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from bot.feedback.store import Store
 from bot.routes.access import OperatorDep, ServiceDep
+from bot.routes.health import learner_health
+from bot.routes.parts import AppParts, LearnerHealth
 
 router = APIRouter(tags=["learner"])
 
@@ -27,6 +28,7 @@ class UpdateLine(BaseModel):
 class LearnerState(BaseModel):
     """The learner's heartbeat, its updates, and what people said, by version and over time."""
 
+    learner: LearnerHealth
     status: dict[str, Any] | None
     updates: list[UpdateLine]
     by_version: list[dict[str, Any]]
@@ -36,15 +38,17 @@ class LearnerState(BaseModel):
 @router.get("/v1/learner")
 async def read_learner(service: ServiceDep, _: OperatorDep) -> LearnerState:
     """Everything the studio page shows."""
-    return await asyncio.to_thread(_state, service.parts.store)
+    return await asyncio.to_thread(_state, service.parts)
 
 
-def _state(store: Store) -> LearnerState:
+def _state(parts: AppParts) -> LearnerState:
+    store = parts.store
     updates = [
         UpdateLine(seq=row.seq, at=row.at, metrics=dict(row.metrics), outcome=row.outcome, version=row.version)
         for row in store.updates()
     ]
     return LearnerState(
+        learner=learner_health(parts),
         status=store.status("learner"),
         updates=updates,
         by_version=store.stats_by_version(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bot.domain import Domain
 from bot.feedback.store import Store
@@ -41,12 +41,18 @@ class AppParts:
     """What durations and rate limits are measured with."""
 
 
+LearnerHealth = Literal["ok", "stale", "stopped"]
+"""Its heart beats; it was not heard of for a while; it was given up, or none has ever run here."""
+
+
 @dataclass(slots=True)
 class Readiness:
     """The last answer of the readiness check, kept for a moment so that probes cost nothing."""
 
     checked_at: float = float("-inf")
     problem: str = "not checked yet"
+    learner: LearnerHealth = "stopped"
+    """Says nothing about being ready: chat does without."""
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,19 @@ def test_a_damaged_version_is_shown_as_such_and_cannot_be_promoted(client: TestC
     assert client.get("/v1/versions", headers=OPERATOR).json()["champion"] == BASE_VERSION
 
 
+def test_an_old_version_is_listed_without_its_weights(client: TestClient, rig: Rig) -> None:
+    """Where it comes from can be read; it cannot be promoted."""
+    publish(rig, "v000001")
+    publish(rig, "v000002", "v000001")
+    assert rig.versions.prune(keep=1) == ["v000001"]
+    listed = client.get("/v1/versions", headers=OPERATOR).json()["versions"]
+    assert [(v["version"], v["state"]) for v in listed[1:]] == [("v000001", "pruned"), ("v000002", "published")]
+    assert (listed[1]["parent"], listed[1]["lineage"]) == ("v000000", {"num_decisions": 2})
+    body = {"version": "v000001", "reason": "test"}
+    refused = client.post("/v1/versions/promote", json=body, headers=OPERATOR)
+    assert (refused.status_code, "removed to save space" in refused.text) == (503, True)
+
+
 @pytest.mark.parametrize("version", ["../../etc", "v1", "v000009", ""])
 def test_only_published_versions_can_be_named(client: TestClient, version: str) -> None:
     """Never a path."""
@@ -425,7 +439,7 @@ def test_only_published_versions_can_be_named(client: TestClient, version: str) 
 # --- for whoever runs it ----------------------------------------------------------------------------------------------
 def test_ready_says_what_is_missing_and_recovers(client: TestClient, rig: Rig) -> None:
     """Checked at most once a second."""
-    assert client.get("/health/ready").json() == {"ready": True}
+    assert client.get("/health/ready").json() == {"ready": True, "learner": "stopped"}
     written = rig.store.status("server")
     assert written is not None
     assert written["version"] == "v000000"
@@ -434,6 +448,41 @@ def test_ready_says_what_is_missing_and_recovers(client: TestClient, rig: Rig) -
     rig.ticks.now += 1
     answer = client.get("/health/ready")
     assert (answer.status_code, answer.json()["reason"]) == (503, "no model")
+
+
+def test_ready_tells_of_the_learner_and_does_without_it(client: TestClient, rig: Rig) -> None:
+    """Fresh heartbeat, then 120 s and a moment of silence, then a heartbeat again; the service is ready throughout."""
+
+    def told() -> str:
+        rig.ticks.now += 1
+        answer = client.get("/health/ready")
+        assert (answer.status_code, answer.json()["ready"]) == (200, True)
+        state = client.get("/v1/learner", headers=OPERATOR).json()["learner"]
+        assert state == answer.json()["learner"]
+        return str(state)
+
+    assert told() == "stopped"
+    rig.store.put_status("learner", {"state": "waiting", "at": rig.clock.now})
+    assert told() == "ok"
+    rig.clock.now += 120.0
+    assert told() == "ok"
+    rig.clock.now += 0.1
+    assert told() == "stale"
+    rig.store.put_status("learner", {"state": "waiting", "at": rig.clock.now})
+    assert told() == "ok"
+
+
+def test_a_learner_that_was_given_up_is_stopped_until_it_is_heard_of_again(client: TestClient, rig: Rig) -> None:
+    """The newer of the supervisor's marker and the heartbeat is right: an old marker says nothing."""
+    marker = rig.parts.settings.learner_given_up
+    marker.parent.mkdir()
+    marker.touch()
+    for given_up_at, expected in ((999.0, "ok"), (1001.0, "stopped")):
+        rig.store.put_status("learner", {"state": "waiting", "at": 1000.0})
+        os.utime(marker, (given_up_at, given_up_at))
+        rig.ticks.now += 1
+        answer = client.get("/health/ready")
+        assert (answer.status_code, answer.json()["learner"]) == (200, expected)
 
 
 def broken_lease(version: str | None = None) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.supervisor import Child, Crashes, Patience, Supervisor
+from bot.supervisor import Child, Crashes, Patience, Supervisor, given_up_marker
 
 ROOT = Path(__file__).parents[2]
 QUICK = Patience(first_delay_s=0.01, max_delay_s=0.02, give_up_after=3, stop_s=5.0)
@@ -119,7 +119,18 @@ def test_a_learner_that_keeps_crashing_is_given_up_and_the_server_goes_on(
     one.heard.until("learn exited with 3: 3 times in 10 min, so it is not started again")
     assert sum("[learn] dying" in line for line in one.heard.lines) == 3
     assert one.supervisor.pids() == {"serve": before}
+    assert given_up_marker(tmp_path, "learn").exists()
+    assert not given_up_marker(tmp_path, "serve").exists()
     assert one.end() is True
+
+
+def test_a_child_that_is_started_again_is_no_longer_given_up(tmp_path: Path, running: list[Running]) -> None:
+    """The marker of an earlier run goes."""
+    given_up_marker(tmp_path, "learn").touch()
+    one = Running(tmp_path, a_child("learn", LIVES, essential=False))
+    running.append(one)
+    one.heard.until("[learn] alive")
+    assert not given_up_marker(tmp_path, "learn").exists()
 
 
 def test_a_server_that_keeps_crashing_ends_everything(tmp_path: Path) -> None:

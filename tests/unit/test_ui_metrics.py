@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.browser.sample_answers import operator_answers
 from ui import metrics
 
@@ -34,6 +36,15 @@ def test_the_cards_add_up_all_versions_and_show_the_champions_reward() -> None:
 def test_a_frozen_home_says_so() -> None:
     """Where the champion is named."""
     assert "the learner may not publish" in metrics.render_cards({"champion": "v000001", "frozen": True}, learner())
+
+
+@pytest.mark.parametrize(
+    ("health", "word"), [("ok", "updating"), ("stale", "not heard of"), ("stopped", "not running")]
+)
+def test_a_learner_that_is_gone_does_not_look_at_work(health: str, word: str) -> None:
+    """What it said last is not what it does now."""
+    cards = metrics.render_cards({"champion": "v000001", "frozen": False}, learner(learner=health))
+    assert f'dk-word">{word}<' in cards
 
 
 def test_a_fresh_home_has_dashes_not_errors() -> None:
