@@ -79,7 +79,9 @@ class LearnerConfig:
     text_epochs: int = 2
     """Epochs over generated replies; they cost a hundred times an act."""
     text_batch_size: int = 4
-    text_rows_per_update: int = 64
+    text_rows_per_update: int = 48
+    text_remembered_tokens: int = 12288
+    """Prompt tokens of an update's rows whose keys and values are kept between its passes."""
     text_learning_rate: float = 2e-4
     text_rank: int = 8
     text_adapts_prompt: bool = False

@@ -202,7 +202,7 @@ class Loop:
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
         champion["recent"] = self.learner.score(recent, CURRENT)
         try:
-            metrics: dict[str, Any] = dict(self.learner.update(batch.credits, rng, self._progress))
+            metrics: dict[str, Any] = dict(self.learner.update(batch.credits, rng, self._progress, self._version))
             self._progress("gate", 0, 1)
             tests = (self.tests.results(CURRENT), tests_before)
             evidence = collect_evidence(
@@ -299,6 +299,7 @@ class Loop:
         self._commit(batch, number, "published", version, metrics)
         if not self._overtaken(parent):
             self.adapters.set_champion(version, f"passed the gate of update {number}", "learner")
+        self.adapters.prune(self.settings.learn.keep_versions)
         log.info("published %s in %.1f s", version, metrics["seconds"])
 
     def _overtaken(self, parent: str) -> bool:

@@ -162,12 +162,18 @@ class Learner:
         return all(bool(torch.isfinite(tensor).all()) for tensor in (*tensors, *self.value.parameters()))
 
     # --- training -----------------------------------------------------------------------------------------------------
-    def update(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
-        """Train on the rows in place. Returns the mean metrics of the last epoch, `epochs` done among them."""
+    def update(
+        self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str = ""
+    ) -> dict[str, float]:
+        """Train on the rows in place. Returns the mean metrics of the last epoch, `epochs` done among them.
+
+        `version`: the one whose weights these are; what its rows store of generated text is not computed again.
+        """
         metrics = self._update_acts(earned, rng, progress)
         written = [credit for credit in earned if credit.decision.generated is not None]
         if written and self.writer is not None:
-            metrics |= self._update_text(written[-self.config.text_rows_per_update :], rng, progress)
+            with self.writer.remembering(self.config.text_remembered_tokens):
+                metrics |= self._update_text(written[-self.config.text_rows_per_update :], rng, progress, version)
         return metrics
 
     def _update_acts(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
@@ -204,12 +210,12 @@ class Learner:
             weights_B=torch.ones(len(earned), device=device),
         )
 
-    def _update_text(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
-        writer = self._need_writer()
+    def _update_text(
+        self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str
+    ) -> dict[str, float]:
         references = self.references([credit.decision for credit in earned])
         texts = [_generated(credit.decision) for credit in earned]
-        with torch.no_grad():
-            prox = [writer.token_logprobs([text], [CURRENT])[0][0] for text in texts]
+        prox = [self._prox_text(credit.decision, version) for credit in earned]
         means: dict[str, float] = {}
         for epoch in range(self.config.text_epochs):
             seen: list[dict[str, Tensor]] = []
@@ -223,6 +229,14 @@ class Learner:
             if means["text_approx_kl"] > self.config.max_kl_prox:
                 break
         return {name: value for name, value in means.items() if name.startswith("text_")}
+
+    @torch.no_grad()
+    def _prox_text(self, decision: Decision, version: str) -> Tensor:
+        """Log-probabilities [T] of the row's words under the current weights."""
+        text, writer = _generated(decision), self._need_writer()
+        if decision.version == version:
+            return torch.tensor(text.logprobs, device=writer.device)
+        return writer.token_logprobs([text], [CURRENT])[0][0]
 
     def _with_text(self, acts: LossInputs, texts: Sequence[Generated], prox: Sequence[Tensor]) -> LossInputs:
         """The minibatch with its tokens; the act terms are constants here, they had their own epochs."""

@@ -13,8 +13,8 @@ Shapes: B rows, A legal acts, S act tokens, T reply tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,6 @@ from bot.policy.model import BASE, ActRow, AdaptedModel, fingerprint, hush_loadi
 from bot.policy.types import TextDelta, TextRequest
 
 MAX_PROMPT_TOKENS = 1024
-REMEMBERED_TOKENS = 8192
-"""Prompt tokens whose keys and values are kept (SmolLM2-135M in fp32: 46 kB each)."""
 
 
 class CausalPart:
@@ -54,7 +52,8 @@ class CausalPart:
         )
         self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
         self.header_ids = self._header_ids()
-        self._read: OrderedDict[tuple[int, ...], tuple[tuple[Tensor, Tensor], ...]] = OrderedDict()
+        self._read: dict[tuple[int, ...], tuple[tuple[Tensor, Tensor], ...]] = {}
+        self._room_tokens = 0
 
     def _header_ids(self) -> tuple[int, ...]:
         """The tokens that open the assistant's turn."""
@@ -140,20 +139,29 @@ class CausalPart:
         places = (i for i in range(last, 0, -1) if prompt_ids[i : i + len(invocation)] == invocation)
         return next(places, 0) if invocation else 0
 
+    @contextmanager
+    def remembering(self, num_tokens: int) -> Iterator[None]:
+        """Keep what was read of prompts, up to `num_tokens` (SmolLM2-135M in fp32: 46 kB each), for passes to come."""
+        self._room_tokens = num_tokens
+        try:
+            yield
+        finally:
+            self._room_tokens = 0
+            self._read.clear()
+
     @torch.no_grad()
     def _cache(self, ids: tuple[int, ...]) -> Any:
         """Keys and values of a prompt as the base model reads it. A new cache each time: passes append to theirs."""
         from transformers import DynamicCache
 
-        if ids not in self._read:
-            out = self.model(
-                [BASE], input_ids=torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1
-            )
-            self._read[ids] = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
-            while len(self._read) > 1 and sum(map(len, self._read)) > REMEMBERED_TOKENS:
-                self._read.popitem(last=False)
-        self._read.move_to_end(ids)
-        return DynamicCache(self._read[ids])
+        if ids in self._read:
+            return DynamicCache(self._read[ids])
+        tokens_1_P = torch.tensor([ids], device=self.device)
+        cache = self.model([BASE], input_ids=tokens_1_P, use_cache=True, logits_to_keep=1).past_key_values
+        if len(ids) <= self._room_tokens:  # What came first stays: passes come round in cycles, the newest would be lost.
+            self._room_tokens -= len(ids)
+            self._read[ids] = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return cache
 
     # --- text -----------------------------------------------------------------------------------------------------
     @torch.no_grad()

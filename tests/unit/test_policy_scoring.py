@@ -235,13 +235,17 @@ def test_an_activated_adapter_leaves_the_prompt_to_the_base_model(causal: Causal
     assert torch.allclose(full, logits, atol=1e-4) is activated
 
 
-def test_a_passed_over_prompt_is_read_once(causal: CausalPart) -> None:
-    """The same prompt under two adapters and twice in one: the second reading finds keys and values, unspoilt."""
+def test_a_remembered_prompt_is_read_once(causal: CausalPart) -> None:
+    """The second adapter finds the keys and values of the first, unspoilt; they are gone afterwards."""
     causal.model.create("late", lora_config(4, 8, invocation=causal.header_ids))
-    first = causal.after_prompt(causal.prompt_ids(REPLY_PROMPT), (5, 6, 7), BASE, keep=1).logits
-    assert len(causal._read) == 1
-    again = causal.after_prompt(causal.prompt_ids(REPLY_PROMPT), (5, 6, 7), "late", keep=1).logits
-    assert len(causal._read) == 1
+    ids, more = causal.prompt_ids(REPLY_PROMPT), (5, 6, 7)
+    with causal.remembering(len(ids)):
+        first = causal.after_prompt(ids, more, BASE, keep=1).logits
+        assert len(causal._read) == 1
+        again = causal.after_prompt(ids, more, "late", keep=1).logits
+        causal.after_prompt((*ids, *ids), more, "late", keep=1)
+        assert len(causal._read) == 1  # No room for a second one.
+    assert not causal._read
     assert torch.allclose(first, again, atol=1e-5)
 
 
