@@ -56,7 +56,8 @@ class Studio:
             listed = (await self.api.versions()).get("versions") or []
         except ApiError:
             return gr.skip()
-        return gr.Dropdown(choices=[BASE_CHOICE, *(str(line["version"]) for line in reversed(listed))])
+        names = [str(line["version"]) for line in reversed(listed) if line.get("state") != "pruned"]
+        return gr.Dropdown(choices=[BASE_CHOICE, *names])
 
     def ask(self, change: str, version: str, reason: str) -> tuple[Any, ...]:
         """(pending change, question, whether it is shown, result line): nothing happens before the answer."""

@@ -9,6 +9,7 @@
 Publishing: write aside -> fsync every file -> manifest with SHA-256 of each and an HMAC signature -> fsync folder ->
 rename -> fsync parent. A folder under its final name is whole; whatever else lies there is not looked at.
 Readers verify name, size, hash and signature before a byte of weights is parsed, and load safetensors only.
+Of old versions only the manifest stays (`prune`): where a version comes from can always be read.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ ALLOWED_FILES = frozenset(
 ) | {"value.safetensors"}
 """A folder with any other file is refused: a pickle or a template would be code."""
 MANIFEST = "manifest.json"
+LEARNER = "learner"
+"""Who moved the pointer when nobody did it by hand."""
 _VERSION = re.compile(r"v[0-9]{6,}")
+Stamp = tuple[tuple[str, int, int], ...]
+"""Name, mtime (ns) and size (bytes) of each file of a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class AdapterStore:
         self.root = root
         self._secret = secret
         self._clock = clock
+        self._inspected: dict[str, tuple[Stamp, Manifest | AdapterError]] = {}
         root.mkdir(parents=True, exist_ok=True)
 
     # --- versions -------------------------------------------------------------------------------------------------
@@ -93,9 +99,30 @@ class AdapterStore:
 
     def verify(self, version: str) -> Manifest:
         """Check every file of a version against its signed manifest. Raises AdapterError, NotFound."""
-        folder = self.folder(version)
+        manifest = self._read_manifest(version)
+        self._verify_files(self.folder(version), version, manifest.files)
+        return manifest
+
+    def inspect(self, version: str) -> Manifest:
+        """The manifest, for showing, of a pruned version too. Files are hashed again only when their time or size has
+        changed, which is no proof: what is to be loaded is verified. Raises AdapterError, NotFound."""
+        stamp = _stamp(self.folder(version))
+        known = self._inspected.get(version)
+        if known is None or known[0] != stamp:
+            known = self._inspected[version] = stamp, self._look_at(version)
+        if isinstance(known[1], AdapterError):
+            raise AdapterError(str(known[1]))
+        return known[1]
+
+    def _look_at(self, version: str) -> Manifest | AdapterError:
         try:
-            sealed = json.loads((folder / MANIFEST).read_text())
+            return self._read_manifest(version) if self.is_pruned(version) else self.verify(version)
+        except AdapterError as error:
+            return error
+
+    def _read_manifest(self, version: str) -> Manifest:
+        try:
+            sealed = json.loads((self.folder(version) / MANIFEST).read_text())
             body, signature = sealed["manifest"], sealed["signature"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{version}: expected a readable manifest, got {error!r}") from error
@@ -103,7 +130,6 @@ class AdapterStore:
             raise AdapterError(f"{version}: the manifest's signature does not hold")
         if body["version"] != version:
             raise AdapterError(f"{version}: expected its own manifest, got that of {body['version']}")
-        self._verify_files(folder, version, body["files"])
         try:
             return manifest_of(body)
         except (KeyError, TypeError) as error:
@@ -113,6 +139,8 @@ class AdapterStore:
         link = next((path for path in (folder, *folder.rglob("*")) if path.is_symlink()), None)
         if link is not None:
             raise AdapterError(f"{version}: expected plain files, got a link: {link.name}")
+        if self.is_pruned(version):
+            raise AdapterError(f"{version}: its weights were removed to save space; only its manifest is kept")
         found = _relative_files(folder) - {MANIFEST}
         if found != set(expected) or not found <= ALLOWED_FILES:
             odd = min(found ^ set(expected) or found - ALLOWED_FILES)
@@ -137,6 +165,26 @@ class AdapterStore:
         for version in self.versions():
             if version > keep and version not in named:
                 shutil.rmtree(self.root / version)
+
+    def is_pruned(self, version: str) -> bool:
+        """Whether only the manifest is left. Raises NotFound."""
+        return _relative_files(self.folder(version)) == {MANIFEST}
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove the weights of old versions and return which; their manifests stay, their rows re-score no longer.
+
+        Kept are the newest `keep`, the champion and the `keep` champions before it that a rollback would go back to,
+        and whatever a person ever made champion by hand. While learning is frozen nothing is removed.
+        """
+        assert keep >= 1, keep
+        if self.frozen:
+            return []
+        by_hand = {e["version"] for e in self.history() if e["event"] == "champion" and e["by"] != LEARNER}
+        kept = by_hand | {self.champion().version, *self.versions()[-keep:], *self._stack()[-keep - 1 :]}
+        old = [version for version in self.versions() if version not in kept and not self.is_pruned(version)]
+        for version in old:
+            _remove_weights(self.folder(version))
+        return old
 
     # --- the pointer ------------------------------------------------------------------------------------------------
     def champion(self) -> Champion:
@@ -173,6 +221,13 @@ class AdapterStore:
 
     def _previous(self) -> str:
         """The champion before this one. Rolling back twice goes back twice: undone versions are passed over."""
+        stack = self._stack()
+        if len(stack) < 2:
+            raise NotFound("rollback: expected an earlier version, got a fresh install")
+        return stack[-2]
+
+    def _stack(self) -> list[str]:
+        """The champion and those before it that were not undone, oldest first."""
         stack: list[str] = [BASE_VERSION]
         for entry in self.history():
             if entry["event"] != "champion":
@@ -184,9 +239,7 @@ class AdapterStore:
         serving = self.champion().version
         if serving in stack:  # The history is written first: its last line may name a version that never served.
             del stack[stack.index(serving) + 1 :]
-        if len(stack) < 2:
-            raise NotFound("rollback: expected an earlier version, got a fresh install")
-        return stack[-2]
+        return stack
 
     # --- freezing ---------------------------------------------------------------------------------------------------
     @property
@@ -242,6 +295,21 @@ def _relative_files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
+def _remove_weights(folder: Path) -> None:
+    """What cannot be removed now is tried again the next time: half a version is refused as damaged."""
+    for path in folder.iterdir() if not folder.is_symlink() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != MANIFEST:
+            path.unlink(missing_ok=True)
+    _fsync(folder)
+
+
+def _stamp(folder: Path) -> Stamp:
+    stats = ((name, (folder / name).lstat()) for name in sorted(_relative_files(folder)))
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -288,7 +356,8 @@ def _print(store: AdapterStore, *, as_json: bool) -> None:
         return
     for version in [BASE_VERSION, *store.versions()]:
         mark = f"  <- serving since {_when(champion.since)}: {champion.reason}" if version == champion.version else ""
-        print(f"{version}{mark}")
+        is_pruned = version != BASE_VERSION and store.is_pruned(version)
+        print(f"{version}{'  (weights removed)' if is_pruned else ''}{mark}")
     print("learning is frozen" if frozen else "learning is on")
 
 

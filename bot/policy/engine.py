@@ -199,8 +199,9 @@ class Engine:
 
     # --- versions -------------------------------------------------------------------------------------------------------
     def _before(self, version: str) -> list[str]:
-        """Earlier versions, newest first; the base version last."""
-        return [*reversed([v for v in self._adapters.versions() if v < version]), BASE_VERSION]
+        """Earlier versions that still have weights, newest first; the base version last."""
+        earlier = [v for v in self._adapters.versions() if v < version and not self._adapters.is_pruned(v)]
+        return [*reversed(earlier), BASE_VERSION]
 
     async def _adopt_first(self, candidates: Iterable[str]) -> None:
         for version in candidates:

@@ -31,8 +31,11 @@ class Versions(Protocol):
     def versions(self) -> list[str]:
         """Published versions, oldest first."""
 
-    def verify(self, version: str) -> Manifest:
-        """Its signed manifest. Raises AdapterError, NotFound."""
+    def inspect(self, version: str) -> Manifest:
+        """Its signed manifest, for showing. Raises AdapterError, NotFound."""
+
+    def is_pruned(self, version: str) -> bool:
+        """Whether its weights were removed."""
 
     def champion(self) -> Champion:
         """Who serves now."""
@@ -88,7 +91,7 @@ class Standing(BaseModel):
 
 
 class VersionLine(BaseModel):
-    """One version. `state`: champion, published, base, or damaged."""
+    """One version. `state`: champion, published, base, pruned (its weights were removed to save space), or damaged."""
 
     version: str
     parent: str = ""
@@ -155,14 +158,15 @@ def _listed(versions: Versions) -> VersionList:
 
 def _line(versions: Versions, version: str, champion: str) -> VersionLine:
     try:
-        manifest = versions.verify(version)
+        manifest = versions.inspect(version)
     except AdapterError as error:
         return VersionLine(version=version, state="damaged", gate={"error": str(error)})
+    kept = "pruned" if versions.is_pruned(version) else "published"
     return VersionLine(
         version=version,
         parent=manifest.parent,
         created_at=manifest.created_at,
-        state="champion" if version == champion else "published",
+        state="champion" if version == champion else kept,
         gate=dict(manifest.gate),
         lineage=_summary(manifest.lineage),
     )

@@ -160,6 +160,121 @@ def test_a_published_version_is_never_overwritten(store: AdapterStore) -> None:
     assert store.verify("v000001").files == before
 
 
+# --- looking without hashing ------------------------------------------------------------------------------------------
+
+
+def rewrite(path: Path, content: bytes, *, later_ns: int) -> None:
+    """Other bytes of the same size, with a time of modification this much later."""
+    stat = path.stat()
+    assert len(content) == stat.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + later_ns))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_noticed_without_hashing_the_others_again(store: AdapterStore, name: str) -> None:
+    """By its time alone; and put back, the version is whole again."""
+    version = publish_bytes(store)
+    assert store.inspect(version) == store.verify(version)
+    path = store.folder(version) / name
+    rewrite(path, b"y" * 64, later_ns=1)
+    for _ in range(2):
+        with pytest.raises(AdapterError, match=f"{name}: SHA-256 differs"):
+            store.inspect(version)
+    rewrite(path, b"x" * 64, later_ns=1)
+    assert store.inspect(version).version == version
+
+
+def test_files_whose_time_and_size_stayed_are_not_read_again(store: AdapterStore) -> None:
+    """The control: it is the time that was noticed. What is to be loaded is hashed nevertheless."""
+    version = publish_bytes(store)
+    store.inspect(version)
+    rewrite(store.folder(version) / FILES[0], b"y" * 64, later_ns=0)
+    assert store.inspect(version).version == version
+    with pytest.raises(AdapterError, match="SHA-256 differs"):
+        store.verify(version)
+    with pytest.raises(AdapterError, match="SHA-256 differs"):
+        store.set_champion(version, "by hand", "operator")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_shows_after_the_version_was_seen_whole(store: AdapterStore, damage: str) -> None:
+    """Also files that came, went, or became links."""
+    version = publish_bytes(store)
+    store.inspect(version)
+    touch, line = DAMAGES[damage]
+    touch(store.folder(version))
+    manifest = store.folder(version) / MANIFEST
+    for path in (
+        store.folder(version) / FILES[0],
+        store.folder(version) / FILES[1],
+        store.folder(version) / FILES[2],
+        manifest,
+    ):
+        if path.exists():
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # Within one tick of the clock times are equal.
+    with pytest.raises(AdapterError, match=line):
+        store.inspect(version)
+
+
+# --- pruning ----------------------------------------------------------------------------------------------------------
+
+
+def with_weights(store: AdapterStore) -> list[str]:
+    return [version for version in store.versions() if not store.is_pruned(version)]
+
+
+def test_old_versions_keep_their_manifest_only(store: AdapterStore) -> None:
+    """Lineage stays readable; the weights are refused by a line that says why; numbers are not used again."""
+    serve(store, 6)
+    manifests = [store.inspect(version) for version in store.versions()]
+    assert store.prune(keep=2) == ["v000001", "v000002", "v000003"]
+    assert with_weights(store) == ["v000004", "v000005", "v000006"]  # two newest, and two to go back to
+    assert [store.inspect(version) for version in store.versions()] == manifests
+    assert [path.name for path in store.folder("v000001").iterdir()] == [MANIFEST]
+    for use in (store.verify, lambda version: store.promote(version, "by hand")):
+        with pytest.raises(AdapterError, match="v000002: its weights were removed to save space"):
+            use("v000002")
+    assert store.champion().version == "v000006"
+    assert store.next_version() == "v000007"
+    assert store.prune(keep=2) == []
+
+
+def test_a_rollback_finds_as_many_versions_as_are_kept(store: AdapterStore) -> None:
+    """Also where many candidates in between never served; the control is one step further."""
+    versions = serve(store, 4)
+    for _ in range(5):
+        publish_bytes(store)
+    assert store.prune(keep=2) == ["v000001", "v000005", "v000006", "v000007"]
+    assert [store.rollback().version for _ in range(2)] == [versions[2], versions[1]]
+    with pytest.raises(AdapterError, match="v000001: its weights were removed"):
+        store.rollback()
+    assert store.champion().version == versions[1]
+
+
+def test_the_champion_and_what_a_person_chose_are_never_pruned(store: AdapterStore) -> None:
+    """However old they are; nothing at all is while learning is frozen."""
+    serve(store, 4)
+    store.promote("v000001", "read by hand")
+    store.set_champion("v000004", "gate passed", "learner")
+    store.rollback("v000002")
+    assert store.prune(keep=1) == []
+    store.unfreeze("go on")
+    assert store.prune(keep=1) == ["v000003"]
+    assert with_weights(store) == ["v000001", "v000002", "v000004"]
+    assert store.champion().version == "v000002"
+
+
+def test_pruning_that_was_interrupted_is_finished_the_next_time(store: AdapterStore) -> None:
+    """Half a version is refused as damaged meanwhile."""
+    serve(store, 4)
+    (store.folder("v000001") / "value.safetensors").unlink()
+    with pytest.raises(AdapterError, match=r"odd one: value\.safetensors"):
+        store.inspect("v000001")
+    assert store.prune(keep=1) == ["v000001", "v000002"]
+    assert store.inspect("v000001").version == "v000001"
+
+
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 CHILD = """

@@ -115,6 +115,14 @@ async def test_a_lever_without_reason_or_version_asks_for_it(change: str, versio
     assert (pending, confirmation.visible, "dk-problem" in said) == (None, False, True)
 
 
+async def test_only_versions_that_still_have_weights_can_be_chosen() -> None:
+    """Newest first, after the one that needs no choice."""
+    states = {"v000000": "base", "v000001": "pruned", "v000002": "published", "v000003": "champion"}
+    lines = [{"version": version, "state": state} for version, state in states.items()]
+    dropdown = await studio.Studio(make_api(versions={"versions": lines})).choices()
+    assert [name for name, _ in dropdown.choices] == [studio.BASE_CHOICE, "v000003", "v000002", "v000000"]
+
+
 async def test_a_lever_moves_only_after_the_confirmation() -> None:
     """What was asked is what is done; a second press does nothing."""
     desk = studio.Studio(make_api(rollback={"champion": "v000002", "frozen": True}))
