@@ -35,7 +35,7 @@ from bot.errors import ModelError
 from bot.feedback.signals import rephrase_signal
 from bot.feedback.store import Store
 from bot.language import known_language
-from bot.policy.acts import FormStep, legal_acts
+from bot.policy.acts import CANCELLED, FormStep, legal_acts
 from bot.policy.grounding import ungrounded
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextRequest
 from bot.session_types import Actions, Ids, Knowledge, Situation, Spoken, Tracker
@@ -186,8 +186,10 @@ class Session:
         return Spoken(article.answer, situation.tracker, sources=(article.id,))
 
     async def _respond(self, act: Act, situation: Situation) -> Spoken:
-        variant = self._domain.responses[act.target][act.variant]
-        return Spoken(variant.text, situation.tracker, quick_replies=variant.buttons)
+        variant, tracker = self._domain.responses[act.target][act.variant], situation.tracker
+        if act.target == CANCELLED:
+            tracker = Tracker(slots=tracker.slots)
+        return Spoken(variant.text, tracker, quick_replies=variant.buttons)
 
     async def _clarify(self, act: Act, situation: Situation) -> Spoken:
         titles = tuple(self._domain.articles[name].title for name in act.target.split("|"))

@@ -20,7 +20,7 @@ from bot.conversation import LegalAct, State, Turn
 from bot.domain import Domain
 from bot.knowledge.index import KnowledgeIndex
 from bot.knowledge.retrieval import Found, Retriever
-from bot.policy.acts import legal_acts
+from bot.policy.acts import CANCELLED, legal_acts
 from bot.policy.model import ActRow, EncoderPart, PolicyModel
 from bot.settings import Settings
 from online_learning.gate import TestResults
@@ -118,7 +118,7 @@ class ConversationTests:
 
 
 def _inside_form(act: str) -> bool:
-    return act.startswith("ask:")
+    return act.startswith("ask:") or act == f"respond:{CANCELLED}"
 
 
 def _meets(act: str, exact: str, one_of: Sequence[str]) -> bool:

@@ -20,6 +20,8 @@ FORM_PRIOR = 1.0
 """A form that got what it asked for goes on: above any cosine."""
 REASK_PRIOR = 0.5
 """A form that did not may lose to a clearly fitting article (cosine)."""
+CANCELLED = "utter_cancelled"
+"""Response that leaves the active form: legal in one only, and only when the domain gives examples of asking for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def legal_acts(
     weakest = articles[-1].similarity if articles else -1.0
     acts = [LegalAct(f"answer:{found.name}", domain.articles[found.name].texts) for found in articles]
     if form is None:
-        fitting = [found for found in triggers if found.similarity >= weakest]
+        fitting = [found for found in triggers if found.similarity >= weakest and found.name != CANCELLED]
         acts += [act for found in fitting for act in _triggered(domain, found.name)]
         acts += _clarify(domain.articles, articles)
     else:
@@ -61,6 +63,7 @@ def legal_acts(
         acts.append(LegalAct(form.next_act, (), score / temperature))
         others = [found for found in triggers if found.name in domain.actions and found.name != form.action]
         acts += [act for found in others for act in _triggered(domain, found.name)]
+        acts += _triggered(domain, CANCELLED) if CANCELLED in domain.triggers else []
     acts += _floors(domain.triggers, temperature)
     acts.append(_handoff(domain))
     return tuple(acts)
@@ -90,7 +93,7 @@ def _floors(triggers: Mapping[str, Trigger], temperature: float) -> list[LegalAc
     return [
         LegalAct(Act(ActKind.RESPOND, name).id, (), trigger.floor / temperature)
         for name, trigger in triggers.items()
-        if trigger.floor is not None
+        if trigger.floor is not None and name != CANCELLED
     ]
 
 

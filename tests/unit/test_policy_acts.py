@@ -143,6 +143,29 @@ def test_a_form_never_runs_its_own_action_a_second_time() -> None:
     assert "run:action_look_up" in acts
 
 
+@pytest.mark.parametrize("floor", [None, 0.9])
+def test_cancelling_is_legal_in_a_form_and_nowhere_else(floor: float | None) -> None:
+    """Once, with its examples and wording, whatever retrieval or a floor says of it."""
+    words = {"utter_cancelled": (Variant("Stopped."),)}
+    domain = replace(
+        DOMAIN,
+        responses=DOMAIN.responses | words,
+        triggers=DOMAIN.triggers | {"utter_cancelled": Trigger(("stop",), floor)},
+    )
+    found = (*TRIGGERS, Candidate("utter_cancelled", 0.99))
+    in_form = legal(triggers=found, form=FormStep("ask:card", progressed=False, action="action_freeze"), domain=domain)
+    assert [act for act in in_form if "cancelled" in act.act] == [
+        LegalAct("respond:utter_cancelled", ("stop", "Stopped."), 0.0)
+    ]
+    assert "respond:utter_cancelled" not in ids(legal(triggers=found, domain=domain))
+
+
+def test_a_domain_without_words_for_cancelling_has_no_such_act() -> None:
+    """As before: the form goes on, or a person helps."""
+    acts = ids(legal(triggers=TRIGGERS, form=FormStep("ask:card", progressed=False, action="action_freeze")))
+    assert not any("cancelled" in act for act in acts)
+
+
 def test_small_talk_and_clarifying_wait_until_the_form_is_over() -> None:
     """`yes` and `4412` are answers there, not greetings."""
     close = (Candidate("a", 0.80), Candidate("b", 0.80))

@@ -261,6 +261,29 @@ async def test_a_question_in_the_middle_of_a_form_is_answered_and_the_form_waits
     assert rig.frozen_cards() == ["4412"]
 
 
+async def test_who_cancels_leaves_the_form(rig: Rig) -> None:
+    """The bot says so, and neither the digits nor a yes afterwards freeze anything; a fresh start asks afresh."""
+    rig.knowledge.found = triggers("action_freeze_card", "utter_cancelled")
+    await rig.say("freeze the card ending in 4412", "run:action_freeze_card")
+    left = await rig.say("hm, I would rather not", "respond:utter_cancelled")
+    assert left.text == rig.domain.responses["utter_cancelled"][0].text
+    after = await rig.say("yes")
+    legal = [act.act for act in rig.decision_of(after).legal]
+    assert not any(act.startswith("ask:") for act in legal)
+    assert "respond:utter_cancelled" not in legal
+    assert rig.frozen_cards() == []
+    assert "last four digits" in (await rig.say("freeze a card", "run:action_freeze_card")).text
+
+
+async def test_the_form_stays_when_the_policy_answers_something_else(rig: Rig) -> None:
+    """The control: the same words, and the policy chose the article; a yes then freezes."""
+    rig.knowledge.found = triggers("action_freeze_card", "utter_cancelled")
+    await rig.say("freeze the card ending in 4412", "run:action_freeze_card")
+    await rig.say("hm, I would rather not", "answer:card_arrival")
+    await rig.say("yes")
+    assert rig.frozen_cards() == ["4412"]
+
+
 async def test_another_action_leaves_the_form(rig: Rig) -> None:
     """And a yes afterwards freezes nothing."""
     rig.knowledge.found = triggers("action_freeze_card", "action_look_up_transfer")
