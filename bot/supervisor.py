@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -167,7 +167,8 @@ class Supervisor:
                 f"{child.name} {how}: {self._patience.give_up_after} times in {minutes:g} min, so it is not started "
                 f"again; see {self._logs / child.name}.log"
             )
-            given_up_marker(self._logs, child.name).touch()
+            with suppress(OSError):  # A full disk must not keep us from ending.
+                given_up_marker(self._logs, child.name).touch()
             if child.essential:
                 self._given_up.add(child.name)
             self._stop_if_needed(child)
