@@ -12,6 +12,8 @@ from ui.markup import empty, mapping, mono, number, percent, pill, table, text, 
 Json = Mapping[str, Any]
 
 UPDATES_SHOWN = 12
+LABELS_SHOWN = 8
+"""Versions named under a chart's bars; more would run into each other."""
 _METRICS_SHOWN = 4
 _STATE_TONE = {"champion": "accent", "canary": "warn", "refused": "bad", "damaged": "bad"}
 _AWAY = {"stale": "not heard of", "stopped": "not running"}
@@ -146,17 +148,29 @@ def reward_over_time(learner: Json) -> pd.DataFrame:
 
 
 def thumbs_by_version(learner: Json) -> pd.DataFrame:
-    """Columns version, votes, thumb."""
-    return _long(learner.get("by_version") or [], "version", {"up": "up", "down": "down"}).rename(
-        columns={"at": "version"}
-    )
+    """Columns version, votes, thumb, label."""
+    frame = _long(learner.get("by_version") or [], "version", {"up": "up", "down": "down"})
+    return _labelled(frame.rename(columns={"at": "version"}))
 
 
 def success_by_version(learner: Json) -> pd.DataFrame:
-    """Columns version, success (percent); only versions with something rated."""
+    """Columns version, success (percent), label; only versions with something rated."""
     rows = [mapping(row) for row in learner.get("by_version") or []]
     points = [(str(row.get("version")), 100 * float(row["success"])) for row in rows if row.get("success") is not None]
-    return pd.DataFrame(points, columns=["version", "success"])
+    return _labelled(pd.DataFrame(points, columns=["version", "success"]))
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """With a column of what stands under each bar: every k-th version, from the newest back.
+
+    The chart sorts bars by their labels and joins those of one label: zero-width spaces, one more for each bar, keep them
+    apart and in order (they sort behind every letter)."""
+    versions = list(dict.fromkeys(frame["version"]))
+    step = max(1, -(-len(versions) // LABELS_SHOWN))
+    newest = len(versions) - 1
+    shown = (name if (newest - i) % step == 0 else "" for i, name in enumerate(versions))
+    labels = {name: "\u200b" * (i + 1) + label for i, (name, label) in enumerate(zip(versions, shown, strict=True))}
+    return frame.assign(label=[labels[name] for name in frame["version"]])
 
 
 def _long(rows: Iterable[Any], key: str, names: Mapping[str, str], *, times: bool = False) -> pd.DataFrame:

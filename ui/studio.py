@@ -129,10 +129,9 @@ def _plots() -> list[gr.components.Component]:
         over_time = _plot("Thumbs over time", gr.LinePlot, x="at", **thumbs)
         reward = _plot("Reward over time", gr.LinePlot, x="at", y="reward", y_title="mean reward", **common)
     with gr.Row():
-        by_version = _plot("Thumbs per version", gr.BarPlot, x="version", **thumbs)
-        success = _plot(
-            "Success per version", gr.BarPlot, x="version", y="success", y_title="success, %", y_lim=[0, 100], **common
-        )
+        bars: dict[str, Any] = {"kind": gr.BarPlot, "x": "label", "tooltip": ["version"]}
+        by_version = _plot("Thumbs per version", **bars, **thumbs)
+        success = _plot("Success per version", **bars, y="success", y_title="success, %", y_lim=[0, 100], **common)
     return [over_time, reward, by_version, success]
 
 

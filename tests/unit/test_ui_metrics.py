@@ -64,8 +64,27 @@ def test_plot_tables_hold_one_row_a_mark() -> None:
     """Two thumbs a bucket; points that were not measured are left out, never zero."""
     assert metrics.thumbs_over_time(learner())["votes"].tolist() == [3, 3, 5, 1]
     assert metrics.reward_over_time(learner())["reward"].tolist() == [0.5]
-    assert metrics.thumbs_by_version(learner()).values.tolist()[2] == ["v000001", 5, "up"]
-    assert metrics.success_by_version(learner()).values.tolist() == [["v000001", 75.0]]
+    assert metrics.thumbs_by_version(learner()).values.tolist()[2] == ["v000001", 5, "up", "\u200b\u200bv000001"]
+    assert metrics.success_by_version(learner()).values.tolist() == [["v000001", 75.0, "\u200bv000001"]]
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [
+        (1, [0]),
+        (8, list(range(8))),
+        (9, [0, 2, 4, 6, 8]),
+        (40, [4, 9, 14, 19, 24, 29, 34, 39]),  # 40 / 8: every fifth
+    ],
+)
+def test_bars_are_named_as_far_as_there_is_room(count: int, named: list[int]) -> None:
+    """The newest always; each bar's label is its own, and sorts where the bar belongs."""
+    rows = [{"version": f"v{i:06d}", "success": 0.5, "up": 1, "down": 1} for i in range(count)]
+    for frame in (metrics.success_by_version({"by_version": rows}), metrics.thumbs_by_version({"by_version": rows})):
+        labels = list(dict.fromkeys(frame["label"]))
+        assert len(labels) == count
+        assert labels == sorted(labels)
+        assert [label.strip("\u200b") for label in labels if label.strip("\u200b")] == [f"v{i:06d}" for i in named]
 
 
 def test_every_plot_says_what_it_means_in_one_line() -> None:
