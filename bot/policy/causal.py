@@ -158,7 +158,8 @@ class CausalPart:
             return DynamicCache(self._read[ids])
         tokens_1_P = torch.tensor([ids], device=self.device)
         cache = self.model([BASE], input_ids=tokens_1_P, use_cache=True, logits_to_keep=1).past_key_values
-        if len(ids) <= self._room_tokens:  # What came first stays: passes come round in cycles, the newest would be lost.
+        # What came first stays: passes come round in cycles, the newest would be lost.
+        if len(ids) <= self._room_tokens:
             self._room_tokens -= len(ids)
             self._read[ids] = tuple((layer.keys, layer.values) for layer in cache.layers)
         return cache
