@@ -5,15 +5,16 @@ The crash is a trigger in the store's own file that aborts one statement of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.conversation import Message
+from bot.conversation import Decision, Message
 from bot.errors import StoreError
+from bot.feedback.store import Store
 from bot.feedback.store_connection import open_writer
 from bot.feedback.store_records import tracker_name
 from tests.session_rig import Found, Rig, drained, open_session
@@ -30,7 +31,7 @@ FAULTS = {
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    """In the middle of a form: the card was named, its freezing not confirmed."""
+    """The bank, before the first message."""
     with open_session(tmp_path / "home") as opened:
         yield opened
 
@@ -92,8 +93,39 @@ async def test_a_crash_within_a_handover_leaves_nothing_of_it(rig: Rig) -> None:
     assert standing(rig) == before
 
 
-async def test_in_a_transaction_each_the_same_crash_leaves_a_part(rig: Rig) -> None:
-    """The control: the form is over, and the yes that ended it was never answered; again, it freezes nothing."""
+class InThreeCommits(Store):
+    """The control: the same rows, one after the other."""
+
+    def add_reply(
+        self,
+        message: Message,
+        decision: Decision | None,
+        *,
+        tracker: Mapping[str, Any] | None = None,
+        status: str = "",
+    ) -> Message:
+        self.put_status(tracker_name(message.conversation_id), tracker or {})
+        stored = super().add_reply(message, decision)
+        self.update_conversation(message.conversation_id, status=status or None)
+        return stored
+
+
+@pytest.mark.parametrize("where", ["decisions", "messages", "conversations"])
+async def test_in_three_commits_the_same_crash_leaves_a_part(rig: Rig, where: str) -> None:
+    """A form that was left without a word, or a hand-over that nobody was called for."""
+    await begin_to_freeze(rig)
+    rig.knowledge.found = triggers("utter_cancelled")
+    before, message = standing(rig), rig.said("a person please")
+    with InThreeCommits(rig.store.path) as store:
+        rig.session = rig.new_session(store=store)
+        rig.policy.acts = ["handoff" if where == "conversations" else "respond:utter_cancelled"]
+        with broken(rig, where), pytest.raises(StoreError, match="crash"):
+            await drained(rig.session.reply(rig.conversation, message))
+    assert standing(rig) != before
+
+
+async def test_a_form_that_ended_without_its_reply_never_does_what_it_was_told(rig: Rig) -> None:
+    """What such a part would mean: the yes is not answered, and said again it freezes nothing."""
     await begin_to_freeze(rig)
     message = rig.said("Yes")
     rig.store.put_status(tracker_name("c1"), {"slots": {}, "active_form": "", "requested_slot": ""})
