@@ -25,20 +25,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from online_learning.algorithms.types import (
-    LossInputs,
-    LossOutputs,
-    entropy_over_acts,
-    gather_chosen,
-    kl_over_acts,
-)
+from online_learning.algorithms.terms import act_regulariser, ess_share, outputs
+from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
 from online_learning.config import PPOConfig
 
 
 def ppo(inputs: LossInputs, config: PPOConfig) -> LossOutputs:
     """The loss of one minibatch and its metrics (all scalars, nats where they are log-probabilities)."""
     act_loss, metrics = _act_loss(inputs, config)
-    regulariser, regulariser_metrics = _act_regulariser(inputs, config)
+    regulariser, regulariser_metrics = act_regulariser(inputs, config)
     value_loss = _value_loss(inputs, config)
     loss = act_loss + regulariser + config.value_coef * value_loss
     metrics |= regulariser_metrics | {"value_loss": value_loss}
@@ -46,8 +41,7 @@ def ppo(inputs: LossInputs, config: PPOConfig) -> LossOutputs:
         text_loss, text_metrics = _text_loss(inputs, config)
         loss = loss + config.text_coef * text_loss
         metrics |= text_metrics
-    metrics["loss"] = loss
-    return LossOutputs(loss, {name: value.detach() for name, value in metrics.items()})
+    return outputs(loss, metrics)
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float) -> Tensor:
@@ -89,19 +83,8 @@ def _act_loss(inputs: LossInputs, config: PPOConfig) -> tuple[Tensor, dict[str, 
         "approx_kl": ((ratio_B - 1) - log_ratio_B).mean(),
         "clip_fraction": _outside(ratio_B, config.clip_low, config.clip_high).mean(),
         "importance_mean": importance_B.mean(),
-        "ess": _ess_share(inputs.weights_B * importance_B),
+        "ess": ess_share(inputs.weights_B * importance_B),
     }
-
-
-def _act_regulariser(inputs: LossInputs, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """KL to the champion and to the start (exact over acts) less the entropy bonus; every row counts alike."""
-    logp_B_A, mask_B_A, limit = inputs.act_logprobs_B_A, inputs.legal_mask_B_A, config.max_log_ratio
-    kl_champion = kl_over_acts(logp_B_A, inputs.champion_logprobs_B_A, mask_B_A, limit).mean()
-    kl_start = kl_over_acts(logp_B_A, inputs.start_logprobs_B_A, mask_B_A, limit).mean()
-    kl_prox = kl_over_acts(inputs.prox_logprobs_B_A, logp_B_A.detach(), mask_B_A, limit).mean()
-    entropy = entropy_over_acts(logp_B_A, mask_B_A).mean()
-    loss = config.kl_champion_coef * kl_champion + config.kl_start_coef * kl_start - config.entropy_coef * entropy
-    return loss, {"kl_champion": kl_champion, "kl_start": kl_start, "kl_prox": kl_prox, "entropy": entropy}
 
 
 def _value_loss(inputs: LossInputs, config: PPOConfig) -> Tensor:
@@ -161,8 +144,3 @@ def _near_enough(log_weight_B_T: Tensor, mask_B_T: Tensor, config: PPOConfig) ->
     mean_B = (log_weight_B_T * mask_B_T).sum(1) / mask_B_T.sum(1).clamp(min=1)
     low, high = config.text_band
     return ((mean_B.exp() >= low) & (mean_B.exp() <= high)).to(mask_B_T)
-
-
-def _ess_share(weights_B: Tensor) -> Tensor:
-    """Kish's effective sample size over the number of rows, 0..1."""
-    return weights_B.sum() ** 2 / (weights_B**2).sum().clamp(min=1e-12) / weights_B.numel()

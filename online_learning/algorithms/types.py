@@ -15,7 +15,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-_TOKEN_FIELDS = ("token_logprobs_B_T", "token_mask_B_T", "token_mu_B_T", "token_prox_B_T", "token_champion_B_T")
+_TOGETHER = {
+    "token": ("token_logprobs_B_T", "token_mask_B_T", "token_mu_B_T", "token_prox_B_T", "token_champion_B_T"),
+    "Q": ("q1_B_A", "q2_B_A", "target_q_B_A", "v_B"),
+    "bootstrap": ("rewards_B", "next_v_B"),
+}
+"""Optional fields of which all are given or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,19 @@ class LossInputs:
     token_mu_B_T: Tensor | None = None
     token_prox_B_T: Tensor | None = None
     token_champion_B_T: Tensor | None = None
+    label_probs_B_A: Tensor | None = None
+    """How probable it is that each act is the right one, by an operator's correction; a row of zeros: nobody said."""
+    q1_B_A: Tensor | None = None
+    """Two estimates Q(s, a) of the return after each act; require grad."""
+    q2_B_A: Tensor | None = None
+    target_q_B_A: Tensor | None = None
+    """The smaller of the two slowly following copies; no gradient."""
+    v_B: Tensor | None = None
+    """V(s) of Q-learning, an expectile of Q; requires grad. `values_B` is another number: the baseline's."""
+    rewards_B: Tensor | None = None
+    """Earned at this decision itself. None: `returns_B` is all that a decision earns, nothing follows it."""
+    next_v_B: Tensor | None = None
+    """V(s') of the conversation's next decision, 0 after its last; no gradient. Comes with `rewards_B`."""
 
     def __post_init__(self) -> None:
         num_rows, num_acts = self.act_logprobs_B_A.shape
@@ -64,8 +82,9 @@ class LossInputs:
                 continue
             expected = {"A": (num_rows, num_acts), "T": (num_rows, value.shape[-1])}.get(field.name[-1], (num_rows,))
             assert value.shape == expected, f"{field.name}: expected {expected}, got {tuple(value.shape)}"
-        given = [name for name in _TOKEN_FIELDS if getattr(self, name) is not None]
-        assert len(given) in (0, len(_TOKEN_FIELDS)), f"token fields come together, got only {given}"
+        for kind, together in _TOGETHER.items():
+            given = [name for name in together if getattr(self, name) is not None]
+            assert len(given) in (0, len(together)), f"{kind} fields come together, got only {given}"
         assert self.legal_mask_B_A.dtype == torch.bool, "legal_mask_B_A: expected bool"
 
 
