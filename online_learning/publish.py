@@ -24,7 +24,7 @@ from online_learning.update import CURRENT, Learner
 
 NUM_PROBES = 3
 PROBE_ACTS = 4
-PROBE_TOKENS = 12
+PROBE_TOKENS = 8
 """Words of the text probe: a server repeats them between two tokens of running streams."""
 
 
@@ -92,7 +92,8 @@ def _probe(model: PolicyModel, query: str, acts: Sequence[tuple[str, ...]], temp
 def text_probes(writer: CausalPart, domain: Domain) -> tuple[TextProbe, ...]:
     """The beginning of the first article's answer to its first question, as these weights would say it."""
     article = next(iter(domain.articles.values()))
-    prompt_ids = writer.prompt_ids(json.dumps([("user", article.questions[0])]))
+    # Without a system text, some chat templates put a long one of their own there.
+    prompt_ids = writer.prompt_ids(json.dumps([("system", article.title), ("user", article.questions[0])]))
     token_ids = tuple(writer.tokenizer(article.answer, add_special_tokens=False)["input_ids"][:PROBE_TOKENS])
     reply = Generated(prompt_ids, token_ids, (), 1.0, (article.answer,), "", "length")
     current, base = (tuple(writer.token_logprobs([reply], [name])[0][0].tolist()) for name in (CURRENT, BASE))

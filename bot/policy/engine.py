@@ -344,10 +344,11 @@ def _probe_text(causal: CausalPart, version: str, probes: Sequence[TextProbe]) -
     if not probes:
         raise AdapterError(f"{version}: expected text probes of its causal adapter in the manifest, got none")
     for probe in probes:
-        for adapter, logprobs in ((version, probe.reply.logprobs), (BASE, probe.base_logprobs)):
-            got_T = causal.token_logprobs([probe.reply], [adapter])[0][0].cpu()
-            expected_T = torch.tensor(logprobs).clamp(min=NEVER)
-            _compare(got_T.clamp(min=NEVER), expected_T, f"{version}: log-probabilities of the canary's words")
+        with causal.remembering(len(probe.reply.prompt_ids)):  # Streams wait meanwhile: the prompt is read once.
+            for adapter, logprobs in ((version, probe.reply.logprobs), (BASE, probe.base_logprobs)):
+                got_T = causal.token_logprobs([probe.reply], [adapter])[0][0].cpu()
+                expected_T = torch.tensor(logprobs).clamp(min=NEVER)
+                _compare(got_T.clamp(min=NEVER), expected_T, f"{version}: log-probabilities of the canary's words")
 
 
 def _compare(got: Tensor, expected: Tensor, what: str) -> None:
