@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bot.conversation import LegalAct
+from bot.policy.model import ActRow, lora_config
 from online_learning.algorithms import ALGORITHMS, STEPS, LossInputs
 from online_learning.algorithms.terms import act_regulariser, mean_over_rows
 from online_learning.algorithms.trpo import conjugate_gradient, fisher_product, flat_gradient, trpo, trpo_step
 from online_learning.algorithms.types import gather_chosen, kl_over_acts
 from online_learning.config import TRPOConfig
 from tests.loss_inputs import loss_inputs, of, policy_of, random_loss_inputs
+from tests.tiny_models import tiny_policy
 
 CONFIG = TRPOConfig(max_kl=0.01, kl_start_coef=0.0, damping=1e-3, cg_iterations=30)
 
@@ -57,8 +61,9 @@ def spread(model: Adapted) -> Adapted:
 
 def surrogate(inputs: LossInputs) -> Tensor:
     """mean(w r A), worked out apart from the code under test (mu is prox, so no weight is truncated)."""
-    ratio = (inputs.act_logprobs_B_A - inputs.prox_logprobs_B_A).exp()
-    return (inputs.weights_B * ratio[torch.arange(6), inputs.chosen_B] * inputs.advantages_B).mean()
+    chosen = (torch.arange(6), inputs.chosen_B)
+    ratio = (inputs.act_logprobs_B_A[chosen] - inputs.prox_logprobs_B_A[chosen]).exp()
+    return (inputs.weights_B * ratio * inputs.advantages_B).mean()
 
 
 def slow_kl(before: LossInputs, after: LossInputs) -> float:
@@ -241,6 +246,31 @@ def test_fused_attention_alone_has_no_second_derivative() -> None:
     """The control: when this passes one day, the step no longer has to ask for plain attention."""
     with pytest.raises(RuntimeError, match="derivative"):
         product_at(Attending(), 0.1)(torch.ones(18, dtype=torch.float64))
+
+
+def test_the_step_moves_a_real_encoders_adapter(tmp_path: Path) -> None:
+    """Transformers, PEFT and fp32: a new adapter and its policy, inside the region and better by the same measure."""
+    model = tiny_policy(tmp_path)
+    model.encoder.model.create("current", lora_config(4, 8), trainable=True)
+    legal = tuple(LegalAct(f"answer:{name}", (name,)) for name in ("lost card", "top up", "transfer"))
+    rows = [ActRow(model.encoder.tokenize(text), legal, 0.2) for text in ("my card", "money", "lost it", "where is it")]
+    start = model.score(rows, ["current"] * 4).logprobs_B_A.detach()
+    mu = start[:, 0]
+
+    def inputs_fn() -> LossInputs:
+        scored = model.score(rows, ["current"] * 4)
+        same = {f"{name}_logprobs_B_A": start for name in ("prox", "champion", "start")}
+        zeros, ones = torch.zeros(4), torch.ones(4)
+        return LossInputs(
+            act_logprobs_B_A=scored.logprobs_B_A, legal_mask_B_A=scored.mask_B_A, chosen_B=torch.zeros(4).long(),
+            mu_logprob_B=mu, advantages_B=ones, returns_B=ones, values_B=zeros, weights_B=ones, **same,
+        )  # fmt: skip
+
+    metrics = trpo_step(inputs_fn, list(model.encoder.model.parameters("current").values()), TRPOConfig(max_kl=0.01))
+    after = inputs_fn().act_logprobs_B_A
+    assert 0 < kl_over_acts(start, after, torch.ones(4, 3, dtype=torch.bool)).mean().item() <= 0.01
+    assert metrics["trust_kl"].item() > 0.002
+    assert (after[:, 0].exp() - mu.exp()).mean().item() > 0
 
 
 def test_the_loss_equals_the_hand_calculation() -> None:
