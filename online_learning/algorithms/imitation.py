@@ -5,8 +5,9 @@
            + KL - entropy
 
 Filtered behaviour cloning: learning from disliked choices is left out altogether (CRR, arXiv 2006.15134, with the
-binary filter; positives only won on live users in ReSpect, arXiv 2410.13852). There is no importance weight: what was
-liked is right whoever chose it. The price is that what the policy never tries is never liked.
+binary filter; positives only won on live users in ReSpect, arXiv 2410.13852). There is no importance weight, and the
+price is that it follows how *often* an act was liked, not how reliably: a wrong act tried twenty times collects more
+mistaken likes than the right one tried five times collects true ones.
 
 The sign of the advantage plays no part: R > threshold raises the chosen act's probability, all else leaves it alone.
 With `label_coef` 0 a labelled row counts like any other.

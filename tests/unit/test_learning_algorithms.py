@@ -172,6 +172,36 @@ def test_importance_is_truncated_and_effective_sample_size_is_kishs() -> None:
     assert ess_share(weight).item() == pytest.approx(6.25 / 4.25 / 2)
 
 
+def noisy_thumbs(rows: int = 240) -> LossInputs:
+    """Four states of four acts, act = state is right; all acts tried alike, thumbs up at .9 if right and .2 if not."""
+    rng = torch.Generator().manual_seed(0)
+    state, chosen = torch.arange(rows) % 4, torch.arange(rows) // 4 % 4
+    up = torch.rand(rows, generator=rng) < torch.where(state == chosen, 0.9, 0.2)
+    uniform, returns = log_of(*[[0.25] * 4] * rows), up.double() * 2 - 1
+    return LossInputs(
+        act_logprobs_B_A=uniform, legal_mask_B_A=torch.ones(rows, 4, dtype=torch.bool), chosen_B=chosen,
+        mu_logprob_B=uniform[:, 0], prox_logprobs_B_A=uniform, champion_logprobs_B_A=uniform, start_logprobs_B_A=uniform,
+        advantages_B=returns, returns_B=returns, values_B=torch.zeros(rows).double(), weights_B=torch.ones(rows).double(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_learns_from_noisy_thumbs(name: str) -> None:
+    """From a coin toss (.25 right) each reaches a policy whose likeliest act is right in all four states."""
+    thumbs, tables = noisy_thumbs(), [torch.zeros(4, 4).double().requires_grad_() for _ in range(3)]
+    state, value = torch.arange(240) % 4, torch.zeros(4).double().requires_grad_()
+    optimizer, config = torch.optim.Adam([*tables, value], lr=0.05), config_of(name, kl_start_coef=0.01)
+    for _ in range(150):
+        logits, q1, q2 = (table[state] for table in tables)
+        heads = {"q1_B_A": q1, "q2_B_A": q2, "target_q_B_A": torch.minimum(q1, q2), "v_B": value[state]}
+        batch = replace(thumbs, act_logprobs_B_A=logits.log_softmax(1), **(heads if name == "ilql" else {}))
+        optimizer.zero_grad()
+        ALGORITHMS[name](batch, config).loss.backward()
+        optimizer.step()
+    assert tables[0].argmax(1).tolist() == [0, 1, 2, 3]
+    assert tables[0].softmax(1).diagonal().min().item() > 0.25
+
+
 @pytest.mark.parametrize(
     ("name", "bad"),
     [

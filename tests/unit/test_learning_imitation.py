@@ -63,3 +63,18 @@ def test_a_label_on_an_illegal_act_is_not_learned() -> None:
         label_probs_B_A=torch.tensor([[0.0, 1.0], NOBODY_SAID], dtype=torch.float64),
     )
     assert imitation(batch, BARE).metrics["label_loss"].item() == 0.0
+
+
+def test_it_follows_how_often_an_act_was_liked_not_how_reliably() -> None:
+    """Its known weakness, kept in sight: act 1 was liked 6 of 20 times, act 0 all of 4 times; act 1 wins, .6 to .4."""
+    logits = log_of([0.4, 0.6]).requires_grad_()
+    chosen = torch.tensor([0] * 4 + [1] * 20)
+    returns = of(*[1.0] * 10, *[-1.0] * 14)
+    batch = loss_inputs(
+        act_logprobs_B_A=logits.log_softmax(1).expand(24, -1), legal_mask_B_A=torch.ones(24, 2, dtype=torch.bool),
+        chosen_B=chosen, returns_B=returns, weights_B=torch.ones(24).double(),
+        **dict.fromkeys(("mu_logprob_B", "advantages_B", "values_B"), returns),
+        **{f"{name}_logprobs_B_A": log_of(*[[0.5, 0.5]] * 24) for name in ("prox", "champion", "start")},
+    )  # fmt: skip
+    (grad,) = torch.autograd.grad(imitation(batch, BARE).loss, logits)
+    assert grad.abs().max().item() < 1e-12
