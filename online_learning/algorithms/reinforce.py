@@ -33,6 +33,5 @@ def mean_of_others(returns_B: Tensor, weights_B: Tensor) -> Tensor:
     """Weighted mean return of all other rows, [B]; 0 for a row that has none."""
     others_B = weights_B.sum() - weights_B
     total_B = (weights_B * returns_B).sum() - weights_B * returns_B
-    # rounding leaves a little of a lone row's own weight behind
-    alone_B = others_B <= 1e-6 * weights_B
+    alone_B = others_B <= 0
     return (total_B / others_B.masked_fill(alone_B, 1.0)).masked_fill(alone_B, 0.0)

@@ -26,7 +26,7 @@ def test_baseline_is_the_mean_return_of_the_other_rows() -> None:
 
 @pytest.mark.parametrize("weight", [1.0, 0.3, 1e-9, 0.0])
 def test_a_row_alone_is_compared_with_zero(weight: float) -> None:
-    """There is nobody else; rounding must not make a baseline out of nothing."""
+    """There is nobody else: 0, not 0 / 0."""
     assert mean_of_others(of(0.7, 3.0), of(weight, 0.0))[0].item() == 0.0
     assert mean_of_others(of(0.7), of(weight)).item() == 0.0
 
