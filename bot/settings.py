@@ -48,6 +48,8 @@ class LearnSettings:
     """A signal may still be changed for this long before it becomes a reward."""
     update_every: int = 32
     """Fresh settled rewards that start an update."""
+    layers: str = "head"
+    """What of the encoder is adapted: `head` (a linear map of its embeddings; seconds an update) or `all` layers."""
     window: int = 2048
     """Replay window: newest rated decisions an update may draw from."""
     holdout_share: float = 0.15
@@ -169,6 +171,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 """Lowest and highest value that makes sense; a temperature of 0 would divide by it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "policy.parts": ("encoder", "encoder+causal"),
+    "learn.layers": ("head", "all"),
     "model_fetch": ("pip", "direct"),
 }
 _ENV_PREFIX = "REJOINDER_"

@@ -193,9 +193,9 @@ def _harm(name: str, comparison: Comparison, thresholds: Thresholds) -> Sequence
 def _report(evidence: Evidence, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
     return {
         "held_out_rows": _num_rows(evidence),
-        "kl_start": evidence.kl_start,
-        "kl_champion": evidence.kl_champion,
-        "rescore_error": evidence.rescore_error,
+        "kl_start": _finite(evidence.kl_start),
+        "kl_champion": _finite(evidence.kl_champion),
+        "rescore_error": _finite(evidence.rescore_error),
         "tests_passed": len(evidence.candidate_tests.passed),
         "tests_failed": sorted(evidence.candidate_tests.failed),
         **{f"against_{name}": _comparison_report(comparison) for name, comparison in comparisons.items()},
@@ -224,5 +224,5 @@ def _ends(interval: Interval) -> list[float | None]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """JSON has neither infinity nor NaN."""
     return value if math.isfinite(value) else None

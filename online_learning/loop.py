@@ -40,10 +40,10 @@ from bot.settings import Settings
 from online_learning.advantages import Credit, credit
 from online_learning.batch import admit
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
-from online_learning.config import LearnerConfig
+from online_learning.config import DEEP, LearnerConfig
 from online_learning.evidence import collect_evidence, rescore
 from online_learning.gate import Thresholds, Verdict, judge
-from online_learning.metrics import MetricsLog
+from online_learning.metrics import MetricsLog, finite
 from online_learning.offline import ConversationTests, OfflinePolicy
 from online_learning.publish import Weights, publish
 from online_learning.update import CURRENT, Learner
@@ -202,7 +202,7 @@ class Loop:
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
         champion["recent"] = self.learner.score(recent, CURRENT)
         try:
-            metrics: dict[str, Any] = dict(self.learner.update(batch.credits, rng, self._progress, self._version))
+            metrics: dict[str, Any] = finite(self.learner.update(batch.credits, rng, self._progress, self._version))
             self._progress("gate", 0, 1)
             tests = (self.tests.results(CURRENT), tests_before)
             evidence = collect_evidence(
@@ -348,7 +348,7 @@ def build_loop(settings: Settings, store: Store, config: LearnerConfig | None = 
     """Models, domain and rules of the settings, connected."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
-    config = config or LearnerConfig()
+    config = config or (DEEP if settings.learn.layers == "all" else LearnerConfig())
     domain = load_domain(settings.domain)
 
     def load_writer() -> CausalPart:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """What the store can hold: None in place of infinities and NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 class MetricsLog:

@@ -60,7 +60,8 @@ class Learner:
         self.value = ValueHead(model.encoder.width).to(model.encoder.device)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._start: dict[str, Tensor] = {}
-        self.model.encoder.model.create(CURRENT, lora_config(config.rank, config.lora_alpha), trainable=True)
+        lora = model.encoder.lora(config.rank, config.lora_alpha, body=config.layers == "all")
+        self.model.encoder.model.create(CURRENT, lora, trainable=True)
         if writer is not None:
             writer.model.create(CURRENT, self._text_lora(writer), trainable=True)
         self.reset_optimizers()

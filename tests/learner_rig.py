@@ -60,7 +60,7 @@ TESTS = """tests:
 """
 QUICK = LearnerConfig(
     epochs=4,
-    learning_rate=5e-3,
+    learning_rate=1e-3,
     batch_size=8,
     max_kl_prox=10.0,
     baseline=-0.5,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +79,7 @@ class AdaptedModel:
         self._selected = ""
         self._lora_layers: list[LoraLayer] = []
         self._invocations: dict[str, tuple[int, ...]] = {}
+        self._linear = {name for name, module in base.named_modules() if isinstance(module, nn.Linear)}
 
     @property
     def names(self) -> set[str]:
@@ -90,6 +91,8 @@ class AdaptedModel:
         self._invocations[name] = tuple(config.alora_invocation_tokens or ())
         # Where an activated adapter begins is the caller's doing: PEFT's own forward for it is slower than a plain one.
         config = replace(config, alora_invocation_tokens=None, task_type=None)
+        if config.target_modules == "all-linear" and isinstance(self._base, Embedder):  # PEFT: only of its own kind
+            config.target_modules = sorted(self._linear)
         with self._keeping_gradients():
             if self._peft is None:
                 self._peft = get_peft_model(self._base, config, adapter_name=name)
@@ -156,12 +159,16 @@ class AdaptedModel:
         """Forward pass; `adapters` names one adapter per row (BASE: none)."""
         distinct = set(adapters)
         if self._peft is None or distinct == {BASE}:
-            with self._without_adapters():
-                return self._base(**inputs)
+            return self.untouched(self._base, **inputs)
         if len(distinct) == 1:
             self._select(adapters[0])
             return self._peft(**inputs)
         return self._peft(**inputs, adapter_names=list(adapters))
+
+    def untouched(self, call: Callable[..., Any], **inputs: Any) -> Any:
+        """Call the base model, or a method of it, without any adapter."""
+        with self._without_adapters():
+            return call(**inputs)
 
     def _select(self, name: str) -> None:
         if self._selected != name:
@@ -194,10 +201,37 @@ class AdaptedModel:
         return self._peft
 
 
+class Embedder(nn.Module):
+    """A bidirectional LM, mean pooling, and a linear `head` that is the identity until an adapter changes it."""
+
+    def __init__(self, body: nn.Module, width: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(width, width, bias=False)
+        nn.init.eye_(self.head.weight)
+
+    def forward(self, pooled_B_D: Tensor | None = None, **tokens: Tensor) -> Tensor:
+        """Unit vectors [B, D] of tokens (`input_ids`, `attention_mask`), or of what `pool` made of them."""
+        states_B_D: Tensor = self.head(self.pool(**tokens) if pooled_B_D is None else pooled_B_D)
+        return nn.functional.normalize(states_B_D, dim=-1)
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Unit vectors [B, D]: mean over real tokens, before the head."""
+        hidden_B_T_D = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights_B_T_1 = attention_mask.unsqueeze(-1).to(hidden_B_T_D.dtype)
+        return nn.functional.normalize((hidden_B_T_D * weights_B_T_1).sum(1), dim=-1)
+
+
 class EncoderPart:
-    """A small bidirectional LM: embeds states with an adapter, acts without. Score: cosine over temperature."""
+    """A small bidirectional LM: embeds states with an adapter, acts without. Score: cosine over temperature.
+
+    An adapter that changes only the head leaves what the LM makes of a text as it is: that is computed once for all
+    versions and every pass of the learner, and kept.
+    """
 
     MAX_TOKENS = 128
+    REMEMBERED_TEXTS = 20_000
+    """At 384 floats each: 31 MB."""
 
     def __init__(self, folder: Path, *, device: torch.device | None = None) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -205,12 +239,20 @@ class EncoderPart:
         hush_loading()
         self.device = device or pick_device()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        base = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        base.pooler = None  # Unused here; kept, "all-linear" would put weights on it that no gradient reaches.
-        self.model = AdaptedModel(base.to(self.device))
-        self.width: int = base.config.hidden_size
+        body = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        body.pooler = None  # Unused here; kept, an adapter of all linear layers would have weights without gradient.
+        self.width: int = body.config.hidden_size
+        self._base = Embedder(body, self.width).to(self.device)
+        self.model = AdaptedModel(self._base)
         self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
         self._acts: OrderedDict[str, Tensor] = OrderedDict()
+        self._pooled: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+
+    def lora(self, rank: int, alpha: int, *, body: bool) -> LoraConfig:
+        """LoRA on the head, of full rank (a linear map of the embedding); with `body` on all linear layers besides."""
+        if not body:
+            return replace(lora_config(self.width, self.width), target_modules=["head"])
+        return replace(lora_config(rank, alpha), rank_pattern={"head": self.width}, alpha_pattern={"head": self.width})
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Token ids of one text, at most MAX_TOKENS; special tokens written in the text stay literal."""
@@ -218,15 +260,34 @@ class EncoderPart:
         return tuple(encoded["input_ids"])
 
     def embed_ids(self, ids: Sequence[tuple[int, ...]], adapters: Sequence[str]) -> Tensor:
-        """Unit vectors [B, D]: mean over real tokens, normalised."""
+        """Unit vectors [B, D]."""
+        if not any(name != BASE and self._changes_body(name) for name in set(adapters)):
+            states_B_D: Tensor = self.model(adapters, pooled_B_D=self._pool(ids))
+        else:
+            states_B_D = self.model(adapters, **self._padded(ids))
+        return states_B_D
+
+    def _changes_body(self, name: str) -> bool:
+        return set(self.model.config(name).target_modules or ()) != {"head"}
+
+    @torch.no_grad()
+    def _pool(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
+        """What the base body makes of each text [B, D]: computed for texts that are new, remembered for others."""
+        missing = list(dict.fromkeys(row for row in ids if row not in self._pooled))
+        if missing:
+            found = self.model.untouched(self._base.pool, **self._padded(missing))
+            self._pooled.update(zip(missing, found, strict=True))
+        pooled_B_D = torch.stack([self._pooled[row] for row in ids])
+        while len(self._pooled) > self.REMEMBERED_TEXTS:
+            self._pooled.popitem(last=False)
+        return pooled_B_D
+
+    def _padded(self, ids: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
         width = max(len(row) for row in ids)
         pad = self.tokenizer.pad_token_id or 0
         tokens_B_T = torch.tensor([[*row, *([pad] * (width - len(row)))] for row in ids], device=self.device)
         mask_B_T = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
-        hidden_B_T_D = self.model(adapters, input_ids=tokens_B_T, attention_mask=mask_B_T).last_hidden_state
-        weights_B_T_1 = mask_B_T.unsqueeze(-1).to(hidden_B_T_D.dtype)
-        pooled_B_D = (hidden_B_T_D * weights_B_T_1).sum(1) / weights_B_T_1.sum(1)
-        return nn.functional.normalize(pooled_B_D, dim=-1)
+        return {"input_ids": tokens_B_T, "attention_mask": mask_B_T}
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
@@ -236,7 +297,7 @@ class EncoderPart:
         out = torch.empty(len(ids), self.width, device=self.device)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            out[chosen] = self.embed_ids([ids[i] for i in chosen], [BASE] * len(chosen))
+            out[chosen] = self.model.untouched(self._base.pool, **self._padded([ids[i] for i in chosen]))
         return out
 
     def act_vectors(self, acts: Sequence[LegalAct]) -> Tensor:

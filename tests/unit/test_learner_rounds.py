@@ -52,10 +52,11 @@ def lineage(home: Home) -> set[str]:
     return {decision_id for update in home.store.updates() for decision_id in update.lineage}
 
 
-def test_thumbs_move_the_probabilities_the_way_they_point(home: Home) -> None:
+@pytest.mark.parametrize("layers", ["head", "all"])
+def test_thumbs_move_the_probabilities_the_way_they_point(home: Home, layers: str) -> None:
     """Up on one article, down on another: the first gains, the second loses, and a version says so."""
     home.teach(TAUGHT)
-    assert home.resumed().step()
+    assert home.resumed(config=replace(QUICK, layers=layers)).step()
     version = home.store.updates()[-1].version
     assert version == "v000001"
     assert home.adapters.champion().version == version

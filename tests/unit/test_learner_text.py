@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from bot.conversation import BASE_VERSION, Decision
 from bot.policy.causal import CausalPart
 from bot.policy.engine import PROBE_TOLERANCE, Engine
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.model import Embedder, EncoderPart, PolicyModel
 from bot.policy.types import TextRequest
 from online_learning.loop import Loop
 from online_learning.update import CURRENT
@@ -84,12 +84,13 @@ def test_falsified_words_are_refused(home: Home, written: list[Decision]) -> Non
 
 def test_a_published_encoder_loads_with_plain_peft(loop: Loop, home: Home, models: Path) -> None:
     """`PeftModel.from_pretrained` on the version's folder gives what the learner computes, not what the base does."""
-    ids = torch.tensor([[2, 40, 50, 60, 3]])
-    base = AutoModel.from_pretrained(models / "encoder", dtype=torch.float32).eval()
+    tokens = {"input_ids": torch.tensor([[2, 40, 50, 60, 3]]), "attention_mask": torch.ones(1, 5)}
+    body = AutoModel.from_pretrained(models / "encoder", dtype=torch.float32)
+    base = Embedder(body, body.config.hidden_size).eval()
     with torch.no_grad():
-        plain = base(input_ids=ids)[0]
-        theirs = PeftModel.from_pretrained(base, home.adapters.folder("v000001") / "encoder").eval()(input_ids=ids)[0]
-        ours = loop.learner.adapted["encoder"]([CURRENT], input_ids=ids)[0]
+        plain = base(**tokens)
+        theirs = PeftModel.from_pretrained(base, home.adapters.folder("v000001") / "encoder").eval()(**tokens)
+        ours = loop.learner.adapted["encoder"]([CURRENT], **tokens)
     assert torch.allclose(theirs, ours, atol=1e-5)
     assert not torch.allclose(theirs, plain, atol=1e-3)
 

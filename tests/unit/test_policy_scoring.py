@@ -156,6 +156,33 @@ def test_act_vectors_that_fell_out_of_the_cache_are_made_again(tmp_path: Path, m
     assert torch.equal(encoder.act_vectors(LEGAL[:3])[1], first[1])
 
 
+@pytest.mark.parametrize(("layers", "passes"), [("head", 1), ("all", 3)])
+def test_an_adapter_of_the_head_alone_embeds_a_text_once(tmp_path: Path, layers: str, passes: int) -> None:
+    """For every version; one that changes the layers below must read it again (the control)."""
+    encoder = tiny_policy(tmp_path).encoder
+    for name in ("a", "b"):
+        encoder.model.create(name, encoder.lora(4, 8, body=layers == "all"))
+    seen: list[int] = []
+    encoder._base.body.register_forward_hook(lambda *_: seen.append(1))
+    for name in (BASE, "a", "b"):
+        encoder.embed_ids([(2, 5, 6, 3)], [name])
+    assert len(seen) == passes
+
+
+def test_a_map_of_the_embedding_can_turn_it_anywhere(tmp_path: Path) -> None:
+    """Full rank: trained on one pair of texts, the state comes to lie on an act that was far away."""
+    encoder = tiny_policy(tmp_path).encoder
+    encoder.model.create("t", encoder.lora(4, 8, body=False), trainable=True)
+    goal_D = torch.nn.functional.normalize(torch.arange(encoder.width).float() - 7.0, dim=-1)
+    optimizer = torch.optim.Adam(encoder.model.parameters("t").values(), lr=1e-2)
+    for _ in range(200):
+        loss = 1 - (encoder.embed_ids([(2, 5, 6, 3)], ["t"]) @ goal_D).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert float(loss.detach()) < 1e-3
+
+
 def test_markers_in_a_users_text_are_only_text(tmp_path: Path) -> None:
     """[SEP] ends nothing for the encoder; nobody speaks as the system to the causal LM."""
     model = tiny_policy(tmp_path, scores_text=True)
