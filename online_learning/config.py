@@ -237,7 +237,7 @@ class LearnerConfig:
     a pass over a thousand rows costs what one row costs otherwise. `all`: all linear layers besides (see `DEEP`)."""
     rank: int = 16
     lora_alpha: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     value_learning_rate: float = 1e-2
     weight_decay: float = 0.0
     epochs: int = 3
