@@ -21,6 +21,7 @@ from bot.settings import PROFILES, Settings, load_settings, wants_tracebacks
 Handler = Callable[[Settings, argparse.Namespace], int]
 
 BENCHES: Mapping[str, str] = {
+    "learn": "online_learning.bench.learn:main",
     "gate": "online_learning.bench.gate_curve:main",
     "crash": "online_learning.bench.crash:main",
     "swap": "online_learning.bench.swap:main",
@@ -227,6 +228,14 @@ def _add_measuring(commands: Any) -> None:
     )
     bench.add_argument("--rows", type=_number("rows", 2, 10**6), default=300, metavar="N", help="gate: held out, rated")
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
+    bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn: questions that are asked")
+    bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
+    bench.add_argument("--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn: the articles")
+    bench.add_argument("--noise", choices=NOISE, default="mild", help="learn: how well the thumbs tell the truth")
+    bench.add_argument("--rate", type=_share, default=1.0, metavar="R", help="learn: share of replies with a thumb")
+    bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn: questions asked")
+    bench.add_argument("--thumbs", type=_number("thumbs", 1, 10**9), metavar="N", help="learn: ends at so many")
+    bench.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn: repeat K times")
     bench.add_argument("--tiny", action="store_true", help="crash, swap, latency: models of random weights")
     _add_dataset(bench)
 

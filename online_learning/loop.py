@@ -344,12 +344,14 @@ def only_learner(home: Path) -> Iterator[None]:
         yield
 
 
-def build_loop(settings: Settings, store: Store, config: LearnerConfig | None = None) -> Loop:
-    """Models, domain and rules of the settings, connected."""
+def build_loop(
+    settings: Settings, store: Store, config: LearnerConfig | None = None, domain: Domain | None = None
+) -> Loop:
+    """Models, domain and rules of the settings, connected; `domain` in place of the one that the settings name."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
     config = config or (DEEP if settings.learn.layers == "all" else LearnerConfig())
-    domain = load_domain(settings.domain)
+    domain = domain or load_domain(settings.domain)
 
     def load_writer() -> CausalPart:
         return CausalPart(find_or_fetch("causal", settings))
