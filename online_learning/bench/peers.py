@@ -27,6 +27,8 @@ KERNEL_WIDTH = 0.1
 """Of a case: its weight falls to 1/e when the cosine is this much lower than 1."""
 CASE_WEIGHT = 0.3
 """Similarity that unanimous evidence is worth."""
+MEAN_PRIOR = 10
+"""Thumbs of reward 0 that the mean reward starts from: the first thumbs must not explain themselves away."""
 LINUCB_ALPHA = 0.2
 PROBE_STEPS, PROBE_RATE, PROBE_DECAY = 600, 0.05, 1e-4
 
@@ -63,7 +65,8 @@ class Cases:
         kernel_N = np.exp((np.stack(self._states) @ self._seen.states[text] - 1) / KERNEL_WIDTH)
         rewards_N = np.array(self._rewards)
         is_act_C_N = np.array(self._acts) == self._seen.candidates[text][:, None]
-        evidence_C = (is_act_C_N * kernel_N * (rewards_N - rewards_N.mean())).sum(1)
+        mean = rewards_N.sum() / (len(rewards_N) + MEAN_PRIOR)
+        evidence_C = (is_act_C_N * kernel_N * (rewards_N - mean)).sum(1)
         moved: Floats = similarity + CASE_WEIGHT * evidence_C / (1 + (is_act_C_N * kernel_N).sum(1))
         return moved
 

@@ -1,0 +1,168 @@
+"""`bench learn`: the stream is what a server would have served, seeds resume, peers hear the same thumbs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bot.cli import main as rejoinder
+from bot.identity import home_secret
+from bot.policy.adapters import AdapterStore
+from bot.policy.engine import Engine
+from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.types import ActRequest
+from online_learning.bench.peers import Bandit, Cases, Retriever, accuracy, probe_accuracy, run_peer
+from online_learning.bench.stream import Embeddings, Plan, Stream, bench_settings
+from online_learning.evaluate import Question
+from online_learning.statistics import seeded
+from tests.learner_rig import ARTICLES, QUICK, Home, open_home, tiny_models
+
+QUESTIONS = [Question(f"{text} {word}", name) for name, (_, texts) in ARTICLES.items() for text in texts
+             for word in ("please", "now", "today", "thanks", "quickly", "again", "sir")]  # fmt: skip
+PLAN = Plan("clean", 1.0, 64, 64, 0)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, models: Path) -> Iterator[Home]:
+    with open_home(tmp_path, models, learn={"update_every": 16}) as opened:
+        yield opened
+
+
+def streamed(home: Home) -> Stream:
+    settings = bench_settings(home.settings, home.settings.home, 0)
+    return Stream(settings, home.domain, home.store, QUESTIONS, QUESTIONS, QUICK)
+
+
+def test_the_stream_serves_what_the_engine_would(home: Home) -> None:
+    """Under every version that was published: the same distribution and, from the same seed, the same act."""
+    outcome = streamed(home).run(PLAN, (), lambda *_: None)
+    assert outcome.updates.count("published") >= 2
+    decisions = [home.store.decision(f"d{number}") for number in range(64)]
+    assert len({decision.version for decision in decisions}) >= 2
+    adapters = AdapterStore(home.settings.adapters, home_secret(home.settings.home))
+    engine = Engine(PolicyModel(EncoderPart(Path(home.settings.model))), adapters, temperature=0.02)
+
+    async def served() -> None:
+        for number, decision in enumerate(decisions):
+            seed = int(seeded(0, f"act {number}").integers(2**62))
+            async with engine.lease(decision.version) as lease:
+                choice = await lease.choose(ActRequest(decision.query, decision.prompt, decision.legal, seed))
+            assert choice.query_ids == decision.query_ids
+            assert choice.logprobs == pytest.approx(decision.logprobs, abs=1e-4)
+            assert choice.chosen == decision.chosen
+        await engine.close()
+
+    asyncio.run(served())
+
+
+def test_a_seed_gives_the_same_stream_twice(tmp_path: Path, models: Path) -> None:
+    """Accuracies, acts and thumbs; another seed asks in another order (the control)."""
+    found = []
+    for number, seed in enumerate((3, 3, 4)):
+        with open_home(tmp_path / str(number), models, learn={"update_every": 16}) as home:
+            settings = bench_settings(home.settings, home.settings.home, seed)
+            stream = Stream(settings, home.domain, home.store, QUESTIONS, QUESTIONS, QUICK)
+            outcome = stream.run(Plan("mild", 0.5, 70, 64, seed), (32,), lambda *_: None)
+            found.append((outcome.rights, outcome.num_thumbs, outcome.points[-1].scores.served.tolist()))
+    assert found[0] == found[1] != found[2]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def files(home: Home) -> dict[str, Path]:
+    """Knowledge, questions and evaluation rows on disk."""
+    kb = [{"intent": name, "exemplar": text} for name, (_, texts) in ARTICLES.items() for text in texts]
+    rows = [{"text": question.text, "intent": question.answer} for question in QUESTIONS]
+    found = {}
+    for name, lines in {"kb": kb, "online": rows, "eval": rows[::3]}.items():
+        found[name] = home.settings.home.parent / f"{name}.jsonl"
+        found[name].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return found
+
+
+def bench(home: Home, *extra: str) -> int:
+    """`rejoinder bench learn` on the tiny models."""
+    where, given = str(home.settings.home), [f"--{name}={path}" for name, path in files(home).items()]
+    sets = [f"--set={key}={getattr(home.settings, key)}" for key in ("domain", "model", "causal_model")]
+    return rejoinder(["--home", where, "--json", *sets, "bench", "learn", *given, *extra])
+
+
+def test_the_last_line_holds_the_figures_and_a_finished_seed_is_not_run_again(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run reads what the first one kept (here: changed by hand, which it then repeats) and adds a seed."""
+    assert bench(home, "--thumbs=64", "--noise=clean", "--rate=1") == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"setting", "thumbs", "turns", "start", "accuracy", "accuracy_served", "ci", "seeds"} <= first.keys()
+    assert {"refused_by_gate", "peers", "thumbs_per_second"} <= first.keys()
+    assert first["peers"].keys() == {"retriever", "cases", "bandit", "probe"}
+    assert (first["thumbs"], first["seeds"]) == (64, 1)
+    assert first["peers"]["retriever"] == first["start"]
+    kept = next((home.settings.home / "bench-learn").glob("*/seed-0.json"))
+    record = json.loads(kept.read_text())
+    record["curve"][-1]["accuracy"] = 0.125
+    kept.write_text(json.dumps(record))
+    assert bench(home, "--thumbs=64", "--noise=clean", "--rate=1", "--seeds=2") == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["by_seed"][0] == 0.125
+    assert again["seeds"] == len(again["by_seed"]) == 2
+    assert (kept.parent / "curve.png").stat().st_size > 1000
+    assert (kept.parent / "curve.csv").read_text().startswith("seed,turns,thumbs,accuracy")
+
+
+def test_too_few_rows_are_refused_in_one_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2; nothing is repeated to make up for them."""
+    assert bench(home, "--thumbs=1000") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "expected 1000 rows or more, got 70" in said[-1]
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+def view(**overrides: dict[str, np.ndarray]) -> Embeddings:
+    """Two questions side by side, a third apart; three candidates of the same similarity."""
+    states = {"a": np.array([1.0, 0.0]), "a again": np.array([0.995, 0.1]), "far": np.array([0.0, 1.0])}
+    fields = {
+        "states": {text: (v / np.linalg.norm(v)).astype(np.float32) for text, v in states.items()},
+        "candidates": dict.fromkeys(states, np.array([0, 1, 2])),
+        "similarity": dict.fromkeys(states, np.array([0.5, 0.5, 0.5], dtype=np.float32)),
+    } | overrides
+    return Embeddings(("answer:x", "answer:y", "answer:z"), **fields)
+
+
+def test_cases_move_similar_questions_and_leave_others() -> None:
+    """One liked and one disliked answer: mean reward 0, kernel 1 on the question itself, so 0.5 +- 0.3 * 1 / 2."""
+    peer = Cases(view())
+    peer.learn(["a", "a"], np.array([0, 1]), np.array([1.0, -1.0]))
+    own, near, far = peer.scores(["a", "a again", "far"])
+    assert own == pytest.approx([0.65, 0.35, 0.5])
+    assert near[0] > 0.6
+    assert near[1] < 0.4
+    assert far == pytest.approx([0.5, 0.5, 0.5], abs=1e-3)
+
+
+def test_a_bandit_and_cases_learn_from_thumbs_what_a_retriever_never_does() -> None:
+    """Clean thumbs on two questions with one right answer each, which similarity cannot tell."""
+    asked = [Question("a", "y"), Question("far", "z")] * 60
+    judged = [Question("a again", "y"), Question("far", "z")]
+    for peer, reached in ((Bandit(view()), 1.0), (Cases(view()), 1.0), (Retriever(view()), 0.0)):
+        assert run_peer(peer, view(), Plan("clean", 1.0, 120, 120, 0), asked, judged) == reached
+
+
+def test_the_probe_is_told_every_label() -> None:
+    """And so gets right what lies apart."""
+    labelled = [Question("a", "y"), Question("far", "z")]
+    assert probe_accuracy(view(), labelled, [Question("a again", "y"), Question("far", "z")]) == 1.0
+    assert accuracy(Retriever(view()), view(), labelled) == 0.0
