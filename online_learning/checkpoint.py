@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,15 @@ def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
             if owner == name:
                 index, _, moment = rest.partition(".")
                 state.setdefault(int(index), {})[moment] = tensor
-        if state:
+        if state and _belongs(state, optimizer):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _belongs(state: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the moments are of these parameters: after a change of `learn.layers` they are of others."""
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    fits = (index < len(shapes) and moments["exp_avg"].shape == shapes[index] for index, moments in state.items())
+    return all(fits)
 
 
 def _fsync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from bot.policy.manifest import CanaryProbe, Manifest, TextProbe
 from bot.policy.model import BASE, ActRow, PolicyModel
 from bot.policy.weights import read_version, write_part
 from online_learning.update import CURRENT, Learner
+
+log = logging.getLogger(__name__)
 
 NUM_PROBES = 3
 PROBE_ACTS = 4
@@ -115,14 +119,31 @@ class Weights:
             self._born.setdefault(name, part.weights(CURRENT))
 
     def load(self, version: str) -> None:
-        """Make `version` the current weights and forget the optimizers' momentum. Raises AdapterError, NotFound."""
-        learner, weights = self._learner, dict(self._born)
+        """Make `version` the current weights and forget the optimizers' momentum. Raises AdapterError, NotFound.
+
+        A version made under other settings (`learn.layers`, a rank) goes on with the layers and ranks it was made with,
+        unless the present ones include them.
+        """
+        learner, found = self._learner, dict[str, tuple[dict[str, Tensor], LoraConfig]]()
         value = {key: torch.zeros_like(tensor) for key, tensor in learner.value.state_dict().items()}
         if version != BASE_VERSION:
             files = read_version(self._adapters, version)
             value = files.value or value
-            weights |= {"encoder": files.encoder} | ({"causal": files.causal} if files.causal else {})
+            found["encoder"] = files.encoder, files.encoder_config
+            if files.causal is not None and files.causal_config is not None:
+                found["causal"] = files.causal, files.causal_config
         for name, part in learner.adapted.items():
-            part.set_weights(CURRENT, weights[name])
+            tensors, config = found.get(name, ({}, None))
+            if config is not None and not _fits(tensors, self._born[name]):
+                log.warning("%s: learning what this version has learned, which is not what the settings say", version)
+                part.delete(CURRENT)
+                part.create(CURRENT, config, trainable=True)
+                self._born[name] = part.weights(CURRENT)
+            part.set_weights(CURRENT, self._born[name] | tensors)
         learner.value.load_state_dict(value)
         learner.reset_optimizers()
+
+
+def _fits(tensors: Mapping[str, Tensor], born: Mapping[str, Tensor]) -> bool:
+    """Whether an adapter can hold the weights, with others beside them that have learned nothing yet."""
+    return all(name in born and born[name].shape == tensor.shape for name, tensor in tensors.items())

@@ -301,3 +301,26 @@ def test_a_weight_that_is_no_number_is_never_published(home: Home) -> None:
     assert update.outcome == "refused"
     assert any("finite" in reason for reason in update.metrics["gate"]["reasons"])
     assert loop.learner.is_finite()
+
+
+@pytest.mark.parametrize(("before", "after"), [("head", "all"), ("all", "head")])
+def test_a_home_goes_on_learning_when_the_layers_are_changed(home: Home, before: str, after: str) -> None:
+    """The champion's weights are what is trained on, whichever layers it has; rows of it re-score."""
+    home.teach(TAUGHT)
+    assert home.resumed(config=replace(QUICK, layers=before)).step()
+    home.teach(TAUGHT, version="v000001")
+    loop = home.resumed(config=replace(QUICK, layers=after))
+    assert loop.step()
+    update = home.store.updates()[-1]
+    assert (update.outcome, update.metrics["refused"]["rescore"]) == ("published", 0)
+    assert home.probability(PLEASE, "card_arrival", "v000002") > home.probability(PLEASE, "card_arrival", "v000001")
+    home.adapters.rollback(BASE_VERSION, "no")
+    loop.step()
+    assert home.probability(PLEASE, "card_arrival", BASE_VERSION) == pytest.approx(
+        float(loop.learner.score([home.say(PLEASE)], CURRENT)[0].exp()[_place(home, "card_arrival")]), abs=1e-5
+    )
+
+
+def _place(home: Home, article: str) -> int:
+    """Of an article among the legal acts."""
+    return [act.act for act in home.outlook(PLEASE)[0].legal].index(f"answer:{article}")
