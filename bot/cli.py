@@ -22,6 +22,7 @@ Handler = Callable[[Settings, argparse.Namespace], int]
 
 BENCHES: Mapping[str, str] = {
     "learn": "online_learning.bench.learn:main",
+    "ladder": "online_learning.bench.ladder:main",
     "gate": "online_learning.bench.gate_curve:main",
     "crash": "online_learning.bench.crash:main",
     "swap": "online_learning.bench.swap:main",
@@ -29,6 +30,7 @@ BENCHES: Mapping[str, str] = {
 }
 """Benchmark -> where it is."""
 LATER = ("export", "erase")
+ALGORITHMS = ("ppo", "a2c", "reinforce", "trpo", "imitation", "kto", "likelihood")
 NOISE = ("clean", "mild", "realistic")
 _ALONE = ("-h", "--help", "--version")
 _PASSED_ON = ("home", "domain", "profile", "seed")
@@ -228,9 +230,10 @@ def _add_measuring(commands: Any) -> None:
     )
     bench.add_argument("--rows", type=_number("rows", 2, 10**6), default=300, metavar="N", help="gate: held out, rated")
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
-    bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn: questions that are asked")
+    bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
     bench.add_argument("--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn: the articles")
+    bench.add_argument("--algorithm", choices=ALGORITHMS, default="ppo", help="learn: what the learner follows")
     bench.add_argument("--noise", choices=NOISE, default="mild", help="learn: how well the thumbs tell the truth")
     bench.add_argument("--rate", type=_share, default=1.0, metavar="R", help="learn: share of replies with a thumb")
     bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn: questions asked")

@@ -266,6 +266,8 @@ class LearnerConfig:
     passes (an update takes 3 times as long), but servers that know only plain LoRA (vLLM) can use it."""
     loss: ActTerms = field(default_factory=PPOConfig)
     """Of the type that `algorithm` takes."""
+    text_loss: PPOConfig = field(default_factory=PPOConfig)
+    """Generated text is learned by PPO, whatever the acts are learned by."""
     rescore_tolerance: float = 1e-4
     """A row whose stored log-probability is further off, in nats, is refused and counted (invariant 1; fp32. Seen between
     batches of one and of 128 rows: 2e-5)."""
@@ -280,6 +282,17 @@ class LearnerConfig:
             expected = LOSS_CONFIGS[self.algorithm].__name__
             raise ValueError(f"loss: expected {expected} for {self.algorithm}, got {type(self.loss).__name__}")  # noqa: TRY004
 
+
+RECIPES: Mapping[str, LearnerConfig] = {
+    "ppo": LearnerConfig(),
+    "a2c": LearnerConfig(algorithm="a2c", loss=A2CConfig()),
+    "reinforce": LearnerConfig(algorithm="reinforce", loss=ReinforceConfig()),
+    "trpo": LearnerConfig(algorithm="trpo", loss=TRPOConfig(), batch_size=4096, epochs=1),
+    "imitation": LearnerConfig(algorithm="imitation", loss=ImitationConfig()),
+    "kto": LearnerConfig(algorithm="kto", loss=KTOConfig()),
+    "likelihood": LearnerConfig(algorithm="likelihood", loss=LikelihoodConfig()),
+}
+"""What the ladder compares. TRPO's region is of a step, so its step is over all rows."""
 
 DEEP = LearnerConfig(layers="all", learning_rate=3e-4, epochs=2, batch_size=32, rows_per_update=256)
 """The recipe for all linear layers: fewer rows, larger steps."""

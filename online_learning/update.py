@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from bot.conversation import Decision, Generated
 from bot.policy.causal import CausalPart
 from bot.policy.model import BASE, ActRow, AdaptedModel, PolicyModel, Scored, ValueHead, lora_config
 from online_learning.advantages import Credit
-from online_learning.algorithms import ALGORITHMS
-from online_learning.algorithms.types import LossInputs
+from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
+from online_learning.algorithms.types import LossInputs, LossOutputs
 from online_learning.config import LearnerConfig
 
 CURRENT = "current"
@@ -184,11 +185,11 @@ class Learner:
             seen: list[dict[str, Tensor]] = []
             lengths = [len(row.decision.query_ids) for row in earned]
             for batch in _batches(lengths, self.config.batch_size, rng):
-                inputs = self._act_inputs([earned[i] for i in batch], batch, references)
-                seen.append(self._step("acts", inputs))
+                rows = [earned[i] for i in batch]
+                seen.append(self._step_acts(partial(self._act_inputs, rows, batch, references)))
             progress("acts", epoch + 1, self.config.epochs)
             means = _means(seen) | {"epochs": float(epoch + 1)}
-            if means["kl_prox"] > self.config.max_kl_prox:
+            if means.get("kl_prox", 0.0) > self.config.max_kl_prox:
                 break
         return means
 
@@ -224,7 +225,7 @@ class Learner:
                 with torch.no_grad():
                     acts = self._act_inputs([earned[i] for i in batch], batch, references)
                 inputs = self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch])
-                seen.append(self._step("text", inputs))
+                seen.append(self._descend("text", ppo(inputs, self.config.text_loss)))
             progress("text", epoch + 1, self.config.text_epochs)
             means = _means(seen)
             if means["text_approx_kl"] > self.config.max_kl_prox:
@@ -247,15 +248,26 @@ class Learner:
         mu_B_T = _padded([torch.tensor(text.logprobs, device=device) for text in texts], width, fill=0.0)
         return replace_tokens(acts, logprobs_B_T, mask_B_T, mu_B_T, prox_B_T)
 
-    def _step(self, optimizer: str, inputs: LossInputs) -> dict[str, Tensor]:
-        loss, metrics = _loss(self.config, inputs)
+    def _step_acts(self, inputs_fn: InputsFn) -> dict[str, Tensor]:
+        """One minibatch over acts. Where the algorithm moves the policy itself, the optimiser is left the value head."""
+        own_step = STEPS.get(self.config.algorithm)
+        moved = own_step(inputs_fn, self._policy_parameters(), self.config.loss) if own_step else {}
+        out = ALGORITHMS[self.config.algorithm](inputs_fn(), self.config.loss)
+        return self._descend("acts", out, list(self.value.parameters()) if own_step else None) | moved
+
+    def _policy_parameters(self) -> list[nn.Parameter]:
+        """Those that act log-probabilities depend on."""
+        parts = filter(None, (self.model.encoder, self.model.causal))
+        return [parameter for part in parts for parameter in part.model.parameters(CURRENT).values()]
+
+    def _descend(self, optimizer: str, out: LossOutputs, only: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         opt = self.optimizers[optimizer]
         opt.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(out.loss, inputs=only)
         parameters = [p for group in opt.param_groups for p in group["params"]]
-        metrics["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         opt.step()
-        return metrics
+        return {**out.metrics, "grad_norm": norm}
 
     def _need_writer(self) -> CausalPart:
         assert self.writer is not None, "text rows need a causal part"
@@ -274,11 +286,6 @@ def replace_tokens(
         token_prox_B_T=prox_B_T,
         token_champion_B_T=prox_B_T,
     )
-
-
-def _loss(config: LearnerConfig, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-    out = ALGORITHMS[config.algorithm](inputs, config.loss)
-    return out.loss, dict(out.metrics)
 
 
 def _generated(decision: Decision) -> Generated:

@@ -38,4 +38,4 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 }
 STEPS: Mapping[str, Step] = {"trpo": trpo_step}
 
-__all__ = ["ALGORITHMS", "STEPS", "Algorithm", "LossInputs", "LossOutputs", "Step", "estimate_noise", "ppo"]
+__all__ = ["ALGORITHMS", "STEPS", "Algorithm", "InputsFn", "LossInputs", "LossOutputs", "Step", "estimate_noise", "ppo"]

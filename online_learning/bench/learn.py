@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from bot.feedback.store import Store
 from bot.settings import Settings
 from online_learning.bench.peers import Bandit, Cases, Retriever, accuracy, probe_accuracy, run_peer
 from online_learning.bench.stream import Outcome, Plan, Stream, bench_settings
-from online_learning.config import DEEP, LearnerConfig
+from online_learning.config import DEEP, RECIPES, LearnerConfig
 from online_learning.evaluate import Question, load_questions, with_knowledge
 from online_learning.simulate.users import turns
 from online_learning.statistics import mean_interval, seeded
@@ -67,14 +67,19 @@ class Setting:
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
     """Run every seed that is not finished; prints one JSON object."""
+    report = measure(settings, args)
+    print(json.dumps(report) if args.json else _summary(report))
+    return 0
+
+
+def measure(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+    """The report over all seeds of one recipe; writes its curve."""
     setting = _setting(settings, args)
     root = settings.home / "bench-learn" / setting.digest
     first = settings.seed or 0
     cells = [_cell(settings, setting, seed, root) for seed in range(first, first + args.seeds)]
-    report = _report(setting, cells)
     _write_curve(root, cells)
-    print(json.dumps(report) if args.json else _summary(report, root))
-    return 0
+    return _report(setting, cells) | {"curve": str(root / "curve.csv")}
 
 
 def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
@@ -87,7 +92,7 @@ def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
     num_thumbs = args.thumbs or num_turns
     if max(num_turns, num_thumbs if args.rate == 1 else 0) > len(questions):
         raise ConfigError(f"{online}: expected {max(num_turns, num_thumbs)} rows or more, got {len(questions)}")
-    config = DEEP if settings.learn.layers == "all" else LearnerConfig()
+    config = DEEP if settings.learn.layers == "all" else RECIPES[args.algorithm]
     judged = load_questions(args.eval, list(domain.articles))
     return Setting(domain, questions, judged, args.noise, args.rate, num_turns, num_thumbs, config)
 
@@ -122,7 +127,8 @@ def _run(settings: Settings, setting: Setting, seed: int) -> dict[str, Any]:
             bar.set_postfix(thumbs=num_thumbs)
 
         outcome = stream.run(plan, CHECKPOINTS, progress)
-        return _record(outcome) | {"seed": seed, "peers": _peers(stream, setting, plan)}
+        record = _record(outcome) | {"seed": seed}
+        return record | {"peers": _kept_peers(stream, setting, plan, settings.home.parent.parent)}
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:
@@ -148,6 +154,15 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _kept_peers(stream: Stream, setting: Setting, plan: Plan, root: Path) -> dict[str, float | None]:
+    """Peers know no recipe: what they reached on a stream is kept for all recipes."""
+    kept = root / f"peers-{replace(setting, config=LearnerConfig()).digest}-{plan.seed}.json"
+    if not kept.is_file():
+        kept.write_text(json.dumps(_peers(stream, setting, plan)))
+    found: dict[str, float | None] = json.loads(kept.read_text())
+    return found
+
+
 def _peers(stream: Stream, setting: Setting, plan: Plan) -> dict[str, float | None]:
     seen, questions, judged = stream.embeddings, setting.questions, setting.judged
     asked = [turn.question for turn in turns(questions, plan.num_turns, plan.rate, plan.seed)]
@@ -169,7 +184,9 @@ def _report(setting: Setting, cells: Sequence[Mapping[str, Any]]) -> dict[str, A
     ends = [cell["curve"][-1] for cell in cells]
     names = cells[0]["peers"]
     return {
-        "setting": f"{setting.noise}, rate {setting.rate:g}, layers {setting.config.layers}",
+        "setting": f"{setting.noise}, rate {setting.rate:g}",
+        "algorithm": setting.config.algorithm,
+        "layers": setting.config.layers,
         "thumbs": round(_mean([cell["thumbs"] for cell in cells])),
         "turns": round(_mean([cell["turns"] for cell in cells])),
         "start": round(_mean([cell["curve"][0]["accuracy"] for cell in cells]), 4),
@@ -240,10 +257,10 @@ def _draw(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
     plt.close(figure)
 
 
-def _summary(report: Mapping[str, Any], root: Path) -> str:
+def _summary(report: Mapping[str, Any]) -> str:
     peers = ", ".join(f"{name} {value:.1%}" for name, value in report["peers"].items() if value is not None)
     low, high = report["ci"]
     return (
         f"{report['setting']}: {report['thumbs']} thumbs; {report['start']:.1%} -> {report['accuracy']:.1%} "
-        f"[{low:.1%}, {high:.1%}], served {report['accuracy_served']:.1%}; {peers}; curve in {root}"
+        f"[{low:.1%}, {high:.1%}], served {report['accuracy_served']:.1%}; {peers}; curve in {report['curve']}"
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bot.conversation import BASE_VERSION, Decision, Signal, SignalKind
+from online_learning.config import RECIPES
 from online_learning.gate import TestResults, Thresholds
 from online_learning.loop import Loop
 from online_learning.offline import ConversationTests
@@ -301,6 +302,22 @@ def test_a_weight_that_is_no_number_is_never_published(home: Home) -> None:
     assert update.outcome == "refused"
     assert any("finite" in reason for reason in update.metrics["gate"]["reasons"])
     assert loop.learner.is_finite()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_algorithm_of_the_ladder_makes_what_was_liked_likelier(home: Home, name: str) -> None:
+    """Through the whole loop, gate included; `imitation` hears only what was liked."""
+    home.teach(TAUGHT)
+    recipe = RECIPES[name]
+    quick = replace(QUICK, algorithm=name, loss=recipe.loss, epochs=recipe.epochs, batch_size=recipe.batch_size)
+    assert home.resumed(config=quick).step()
+    assert home.store.updates()[-1].outcome == "published"
+    liked, disliked = (
+        home.probability(PLEASE, article, "v000001") - home.probability(PLEASE, article, BASE_VERSION)
+        for article in ("card_arrival", "lost_card")
+    )
+    assert liked > 0.003
+    assert disliked < 0
 
 
 @pytest.mark.parametrize(("before", "after"), [("head", "all"), ("all", "head")])
