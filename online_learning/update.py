@@ -265,9 +265,10 @@ class Learner:
         opt.zero_grad(set_to_none=True)
         torch.autograd.backward(out.loss, inputs=only)
         parameters = [p for group in opt.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+        metrics = dict(out.metrics)
+        metrics["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         opt.step()
-        return {**out.metrics, "grad_norm": norm}
+        return metrics
 
     def _need_writer(self) -> CausalPart:
         assert self.writer is not None, "text rows need a causal part"
