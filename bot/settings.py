@@ -50,6 +50,8 @@ class LearnSettings:
     """Fresh settled rewards that start an update."""
     layers: str = "head"
     """What of the encoder is adapted: `head` (a linear map of its embeddings; seconds an update) or `all` layers."""
+    case_weight: float = 0.3
+    """What unanimous ratings of like questions count for, as a cosine; 0: a version has no cases beside its weights."""
     window: int = 2048
     """Replay window: newest rated decisions an update may draw from."""
     holdout_share: float = 0.15
@@ -157,6 +159,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "learn.update_every": (1, 1e9),
     "learn.window": (1, 1e9),
     "learn.holdout_share": (0.0, 0.9),
+    "learn.case_weight": (0.0, 10.0),
     "learn.keep_versions": (1, 1e9),
     "learn.poll_s": (0.001, 3600.0),
     "learn.threads": (0, 1024),

@@ -146,6 +146,7 @@ class Evaluator:
         if version not in self._model.encoder.model.names:
             files = read_version(self._adapters, version)
             self._model.encoder.model.load(version, files.encoder_config, files.encoder)
+            self._model.cases |= {version: files.cases} if files.cases else {}
         return version
 
 

@@ -59,8 +59,11 @@ def _loaded(learner: Learner, adapters: AdapterStore, version: str, current_vers
             if name in learner.adapted and weights is not None and config is not None:
                 learner.adapted[name].load(RESCORE, config, weights)
                 loaded.append(name)
+        if files.cases is not None:
+            learner.model.cases[RESCORE] = files.cases.to(learner.model.encoder.device)
         yield RESCORE
     finally:
+        learner.model.cases.pop(RESCORE, None)
         for name in loaded:
             learner.adapted[name].delete(RESCORE)
 
@@ -128,7 +131,7 @@ def collect_evidence(
     `champion_scores`: `held_out` and `recent` -> log-probabilities under the champion; `tests`: candidate's, champion's.
     """
     decisions = [row.decision for row in rows]
-    on_recent = learner.score(recent, CURRENT)
+    on_recent = learner.score(recent, CURRENT, leave_out_own=True)
     return Evidence(
         held_out=held_out(
             rows, learner.score(decisions, CURRENT), champion_scores["held_out"], learner.start_scores(decisions)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import logging
+import math
 import os
 import signal
 import threading
@@ -27,12 +28,13 @@ import torch
 
 from bot.conversation import BASE_VERSION, Decision
 from bot.domain import Domain, load_domain
-from bot.errors import ConfigError, ConflictError, StoreError
+from bot.errors import AdapterError, ConfigError, ConflictError, StoreError
 from bot.feedback.rules import Rules, load_rules
 from bot.feedback.settle import apply_rules, settle
 from bot.feedback.store import Rated, Store, UpdateRow
 from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
+from bot.policy.cases import Cases, make_cases
 from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
 from bot.policy.model import EncoderPart, PolicyModel
@@ -72,6 +74,8 @@ class Batch:
     num_fresh: int
     rescore_error: float
     """Of the fresh rows that were accepted, in nats."""
+    cases: Cases | None
+    """What the next version remembers; None where cases are off."""
 
     @property
     def decision_ids(self) -> list[str]:
@@ -137,16 +141,20 @@ class Loop:
 
     def run(self) -> None:
         """Until `stop` is set."""
+        failed = False
         while not self.stop.is_set():
             try:
-                worked = self.step()
+                if failed:  # Weights may be ahead of what was committed: back to what the store and the folder say.
+                    self._version = ""
+                    self.resume()
+                worked, failed = self.step(), False
             except Stopped:
                 return
             except ConflictError:
                 worked = True
-            except StoreError as error:
-                log.warning("store: %s; trying again", error)
-                worked = False
+            except (StoreError, OSError) as error:
+                log.warning("%s; trying again", error)
+                worked, failed = False, True
             if not worked:
                 self.stop.wait(self.settings.learn.poll_s)
 
@@ -180,7 +188,11 @@ class Loop:
             return
         if champion != BASE_VERSION and (self.adapters.folder(champion) / "causal").is_dir():
             self._attach_writer()
-        self.weights.load(champion)
+        try:
+            self.weights.load(champion)
+        except AdapterError as error:  # The server refuses it too: both begin anew, from the fresh install.
+            log.warning("cannot go on from the champion: %s", error)
+            self.weights.load(BASE_VERSION)
         self._version = champion
 
     # --- one update -------------------------------------------------------------------------------------------------
@@ -200,9 +212,10 @@ class Loop:
         rows = [row for row in rows if row.decision.id not in off]
         recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
-        champion["recent"] = self.learner.score(recent, CURRENT)
+        champion["recent"] = self.learner.score(recent, CURRENT, leave_out_own=True)
         try:
             metrics: dict[str, Any] = finite(self.learner.update(batch.credits, rng, self._progress, self._version))
+            self.learner.remember(batch.cases)
             self._progress("gate", 0, 1)
             tests = (self.tests.results(CURRENT), tests_before)
             evidence = collect_evidence(
@@ -234,7 +247,20 @@ class Loop:
         accepted = [row for row in earned if row.decision.id not in self._refused]
         worst = max((errors.get(row.decision.id, 0.0) for row in accepted), default=0.0)
         refused = dict(admitted.refused) | {"rescore": len(self._refused)}
-        return Batch(until, accepted, refused, len(fresh), worst)
+        return Batch(until, accepted, refused, len(fresh), worst, self._cases(admitted.rows))
+
+    def _cases(self, rows: Sequence[Rated]) -> Cases | None:
+        """The rows that may teach, as evidence: consent, caps and quorum hold for cases as for weights."""
+        kept = [row for row in rows if row.decision.id not in self._refused]
+        if not kept or not self.settings.learn.case_weight:
+            return None
+        return make_cases(
+            self.settings.learn.case_weight,
+            self.learner.model.encoder.pool([row.decision.query_ids for row in kept]),
+            [row.decision.act for row in kept],
+            [self.config.reward_scale * (row.reward.value or 0.0) for row in kept],
+            [row.decision.id for row in kept],
+        )
 
     def _check(self, decisions: Sequence[Decision]) -> dict[str, float]:
         """Re-score what was not yet: a row that does not (invariant 1) neither teaches nor judges. Errors in nats."""
@@ -299,8 +325,14 @@ class Loop:
         self._commit(batch, number, "published", version, metrics)
         if not self._overtaken(parent):
             self.adapters.set_champion(version, f"passed the gate of update {number}", "learner")
-        self.adapters.prune(self.settings.learn.keep_versions)
+        self.adapters.prune(self._num_kept())
         log.info("published %s in %.1f s", version, metrics["seconds"])
+
+    def _num_kept(self) -> int:
+        """Versions that keep their weights: no fewer than rows of the window or of the gate can come from."""
+        learn = self.settings.learn
+        gate_rows = self.config.holdout_rows / learn.holdout_share if learn.holdout_share else 0
+        return max(learn.keep_versions, math.ceil(max(learn.window, gate_rows) / learn.update_every))
 
     def _overtaken(self, parent: str) -> bool:
         """Whether an operator froze learning or moved the pointer away from `parent`: their word stands."""
@@ -359,7 +391,11 @@ def build_loop(
     causal = load_writer() if "causal" in settings.policy.parts else None
     model = PolicyModel(EncoderPart(find_or_fetch("encoder", settings)), causal, alpha=settings.policy.causal_alpha)
     settings.learner.mkdir(parents=True, exist_ok=True)
-    offline = OfflinePolicy(model, domain, settings, settings.learner / "knowledge.db")
+    try:
+        offline = OfflinePolicy(model, domain, settings, settings.learner / "knowledge.db")
+    except StoreError as error:
+        log.warning("%s; keeping it in memory", error)
+        offline = OfflinePolicy(model, domain, settings)
     return Loop(
         settings,
         store,

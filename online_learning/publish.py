@@ -18,6 +18,7 @@ from torch import Tensor
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.domain import Domain
 from bot.policy.adapters import AdapterStore
+from bot.policy.cases import save_cases
 from bot.policy.causal import CausalPart
 from bot.policy.manifest import CanaryProbe, Manifest, TextProbe
 from bot.policy.model import BASE, ActRow, PolicyModel
@@ -71,6 +72,8 @@ def _write_parts(staged: Path, learner: Learner) -> None:
         write_part(staged / part, adapted.weights(CURRENT), adapted.config(CURRENT), names[part].partition(":")[0])
     value = {key: tensor.contiguous().cpu() for key, tensor in learner.value.state_dict().items()}
     save_file(value, staged / "value.safetensors")
+    if CURRENT in learner.model.cases:
+        save_cases(staged / "cases.safetensors", learner.model.cases[CURRENT])
 
 
 @torch.no_grad()
@@ -126,9 +129,11 @@ class Weights:
         """
         learner, found = self._learner, dict[str, tuple[dict[str, Tensor], LoraConfig]]()
         value = {key: torch.zeros_like(tensor) for key, tensor in learner.value.state_dict().items()}
+        learner.remember(None)
         if version != BASE_VERSION:
             files = read_version(self._adapters, version)
             value = files.value or value
+            learner.remember(files.cases)
             found["encoder"] = files.encoder, files.encoder_config
             if files.causal is not None and files.causal_config is not None:
                 found["causal"] = files.causal, files.causal_config

@@ -22,6 +22,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from bot.conversation import Decision, Generated
+from bot.policy.cases import Cases
 from bot.policy.causal import CausalPart
 from bot.policy.model import BASE, ActRow, AdaptedModel, PolicyModel, Scored, ValueHead, lora_config
 from online_learning.advantages import Credit
@@ -98,10 +99,10 @@ class Learner:
 
     # --- scoring without gradient -------------------------------------------------------------------------------------
     @torch.no_grad()
-    def score(self, decisions: Sequence[Decision], adapter: str) -> list[Tensor]:
-        """Log-probabilities [A] of each decision's legal acts."""
+    def score(self, decisions: Sequence[Decision], adapter: str, *, leave_out_own: bool = False) -> list[Tensor]:
+        """Log-probabilities [A] of each decision's legal acts; rows that taught are not their own evidence if asked."""
         found: dict[int, Tensor] = {}
-        for batch, scored in self._scored(decisions, adapter):
+        for batch, scored in self._scored(decisions, adapter, leave_out_own):
             found |= dict(zip(batch, _unpadded(scored), strict=True))
         return [found[i] for i in range(len(decisions))]
 
@@ -114,16 +115,19 @@ class Learner:
             found |= {decisions[i].id: value for i, value in zip(batch, values, strict=True)}
         return found
 
-    def _scored(self, decisions: Sequence[Decision], adapter: str) -> Iterator[tuple[list[int], Scored]]:
+    def _scored(
+        self, decisions: Sequence[Decision], adapter: str, leave_out_own: bool = False
+    ) -> Iterator[tuple[list[int], Scored]]:
         """Positions and scores, batch by batch; rows of like length together, so that little is padded."""
         order = sorted(range(len(decisions)), key=lambda i: len(decisions[i].query_ids))
         for start in range(0, len(order), SCORING_BATCH):
             batch = order[start : start + SCORING_BATCH]
-            yield batch, self.model.score([act_row(decisions[i]) for i in batch], [adapter] * len(batch))
+            rows = [act_row(decisions[i]) for i in batch]
+            yield batch, self.model.score(rows, [adapter] * len(batch), leave_out_own=leave_out_own)
 
     def references(self, decisions: Sequence[Decision]) -> References:
         """Prox and start distributions of the rows."""
-        return References(self.score(decisions, CURRENT), self.start_scores(decisions))
+        return References(self.score(decisions, CURRENT, leave_out_own=True), self.start_scores(decisions))
 
     def start_scores(self, decisions: Sequence[Decision]) -> list[Tensor]:
         """Log-probabilities [A] under the fresh install's policy, which never changes: each row is scored once."""
@@ -140,6 +144,7 @@ class Learner:
         """Everything an update changes, to come back to after a refusal."""
         return {
             "parts": {name: part.weights(CURRENT) for name, part in self.adapted.items()},
+            "cases": self.model.cases.get(CURRENT),
             "value": {key: tensor.clone() for key, tensor in self.value.state_dict().items()},
             "optimizers": {name: copy.deepcopy(opt.state_dict()) for name, opt in self.optimizers.items()},
         }
@@ -148,9 +153,17 @@ class Learner:
         """Undo everything since `snapshot`."""
         for name, weights in snapshot["parts"].items():
             self.adapted[name].set_weights(CURRENT, weights)
+        self.remember(snapshot["cases"])
         self.value.load_state_dict(snapshot["value"])
         for name, state in snapshot["optimizers"].items():
             self.optimizers[name].load_state_dict(state)
+
+    def remember(self, cases: Cases | None) -> None:
+        """Make these the cases of the policy being trained; None: it has none."""
+        if cases is None:
+            self.model.cases.pop(CURRENT, None)
+        else:
+            self.model.cases[CURRENT] = cases.to(self.model.encoder.device)
 
     @property
     def adapted(self) -> dict[str, AdaptedModel]:
@@ -195,7 +208,8 @@ class Learner:
 
     def _act_inputs(self, earned: Sequence[Credit], batch: Sequence[int], references: References) -> LossInputs:
         decisions = [credit.decision for credit in earned]
-        scored = self.model.score([act_row(decision) for decision in decisions], [CURRENT] * len(decisions))
+        rows = [act_row(decision) for decision in decisions]
+        scored = self.model.score(rows, [CURRENT] * len(rows), leave_out_own=True)
         width, device = scored.logprobs_B_A.shape[1], scored.logprobs_B_A.device
         prox_B_A = _padded([references.prox[i] for i in batch], width)
         return LossInputs(

@@ -215,6 +215,7 @@ class Home:
         if version != BASE_VERSION and version not in model.names:
             files = read_version(self.adapters, version)
             model.load(version, files.encoder_config, files.encoder)
+            self._served["model"].cases |= {version: files.cases} if files.cases else {}
         return BASE if version == BASE_VERSION else version
 
     def _writer(self) -> CausalPart:

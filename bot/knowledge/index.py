@@ -7,16 +7,19 @@ article embeds only what changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sqlite_utils
+from sqlite_utils.db import sqlite3
 
 from bot.conversation import digest
 from bot.domain import Article
+from bot.errors import StoreError
 from bot.policy.types import Embedder
 
 Vectors = npt.NDArray[np.float32]
@@ -30,8 +33,20 @@ class KnowledgeIndex:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite_utils.Database(path or ":memory:", execute_plugins=False)
-        self._db.execute("create table if not exists vectors (key text primary key, vector blob not null) strict")
-        self._db.execute("create virtual table if not exists articles using fts5(id unindexed, body, tokenize=porter)")
+        with self._writing():
+            self._db.execute("create table if not exists vectors (key text primary key, vector blob not null) strict")
+            self._db.execute(
+                "create virtual table if not exists articles using fts5(id unindexed, body, tokenize=porter)"
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction. Raises StoreError, on a full disk for example."""
+        try:
+            with self._db.conn:
+                yield
+        except sqlite3.Error as error:
+            raise StoreError(f"knowledge index: {error}") from error
 
     async def vectors(self, texts: Sequence[str], embedder: Embedder) -> Vectors:
         """Unit vectors [N, D], embedding only texts never seen with this encoder."""
@@ -47,7 +62,7 @@ class KnowledgeIndex:
     def put_articles(self, articles: Mapping[str, Article]) -> None:
         """Replace the full-text index."""
         rows = [(article.id, " ".join((*article.texts, article.answer))) for article in articles.values()]
-        with self._db.conn:
+        with self._writing():
             self._db.execute("delete from articles")
             self._db.conn.executemany("insert into articles (id, body) values (?, ?)", rows)
 
@@ -71,7 +86,7 @@ class KnowledgeIndex:
 
     def _write(self, rows: Iterable[tuple[str, Any]]) -> None:
         blobs = [(key, np.ascontiguousarray(vector).tobytes()) for key, vector in rows]
-        with self._db.conn:
+        with self._writing():
             self._db.conn.executemany("insert or replace into vectors (key, vector) values (?, ?)", blobs)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Versions on disk: immutable adapter folders, one champion pointer, one freeze marker. No torch here.
 
     HOME/adapters/
-      v000001/            manifest.json, encoder/ and causal/ (plain PEFT folders), value.safetensors
+      v000001/            manifest.json, encoder/ and causal/ (PEFT folders), value.safetensors, cases.safetensors
       champion.json       which version serves, since when and why (atomic pointer)
       history.jsonl       every change of the pointer and of the freeze marker
       frozen.json         present: the learner may not publish
@@ -34,7 +34,7 @@ from bot.settings import Settings
 
 ALLOWED_FILES = frozenset(
     f"{part}/{name}" for part in ("encoder", "causal") for name in ("adapter_model.safetensors", "adapter_config.json")
-) | {"value.safetensors"}
+) | {"value.safetensors", "cases.safetensors"}
 """A folder with any other file is refused: a pickle or a template would be code."""
 MANIFEST = "manifest.json"
 LEARNER = "learner"
@@ -100,13 +100,19 @@ class AdapterStore:
     def verify(self, version: str) -> Manifest:
         """Check every file of a version against its signed manifest. Raises AdapterError, NotFound."""
         manifest = self._read_manifest(version)
-        self._verify_files(self.folder(version), version, manifest.files)
+        try:
+            self._verify_files(self.folder(version), version, manifest.files)
+        except FileNotFoundError as error:  # pruned at this moment
+            raise AdapterError(f"{version}: expected its files to stay, got {error}") from error
         return manifest
 
     def inspect(self, version: str) -> Manifest:
         """The manifest, for showing, of a pruned version too. Files are hashed again only when their time or size has
         changed, which is no proof: what is to be loaded is verified. Raises AdapterError, NotFound."""
-        stamp = _stamp(self.folder(version))
+        try:
+            stamp = _stamp(self.folder(version))
+        except FileNotFoundError as error:  # pruned at this moment
+            raise AdapterError(f"{version}: expected its files to stay, got {error}") from error
         known = self._inspected.get(version)
         if known is None or known[0] != stamp:
             known = self._inspected[version] = stamp, self._look_at(version)

@@ -92,7 +92,7 @@ class CausalPart:
     def _row_logits(self, row: ActRow, adapter: str, alpha: float) -> Tensor:
         logits_A = torch.zeros(len(row.legal), device=self.device)
         worded = [i for i, act in enumerate(row.legal) if act.texts]
-        if not worded or (adapter == BASE and alpha == 0.0):
+        if not row.prompt or not worded or (adapter == BASE and alpha == 0.0):  # No prompt: made without this part.
             return logits_A
         prompt_ids = self.prompt_ids(row.prompt)
         labels = [self._label_ids(row.legal[i]) for i in worded]

@@ -252,6 +252,8 @@ class Engine:
             raise AdapterError(f"{version}: expected an adapter of encoder {expected}, got one of {got}")
         self._drop(version)  # Whoever waited for an earlier load may have been cancelled and left its layers behind.
         self._model.encoder.model.load(version, files.encoder_config, files.encoder)
+        if files.cases is not None:
+            self._model.cases[version] = files.cases.to(self._model.encoder.device)
         self._probe(version, files.manifest.probes)
         if files.value is not None:
             self._values[version] = self._value_head(files.value)
@@ -292,6 +294,7 @@ class Engine:
 
     def _drop(self, version: str) -> None:
         self._values.pop(version, None)
+        self._model.cases.pop(version, None)
         if version in self._model.encoder.model.names:
             self._model.encoder.model.delete(version)
 

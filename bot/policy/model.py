@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bot.conversation import LegalAct
 from bot.errors import AdapterError, ModelError
+from bot.policy.cases import Cases
 
 BASE = "__base__"
 """PEFT's name for rows that use no adapter in a mixed batch."""
@@ -262,7 +263,7 @@ class EncoderPart:
     def embed_ids(self, ids: Sequence[tuple[int, ...]], adapters: Sequence[str]) -> Tensor:
         """Unit vectors [B, D]."""
         if not any(name != BASE and self._changes_body(name) for name in set(adapters)):
-            states_B_D: Tensor = self.model(adapters, pooled_B_D=self._pool(ids))
+            states_B_D: Tensor = self.model(adapters, pooled_B_D=self.pool(ids))
         else:
             states_B_D = self.model(adapters, **self._padded(ids))
         return states_B_D
@@ -271,8 +272,8 @@ class EncoderPart:
         return set(self.model.config(name).target_modules or ()) != {"head"}
 
     @torch.no_grad()
-    def _pool(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
-        """What the base body makes of each text [B, D]: computed for texts that are new, remembered for others."""
+    def pool(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
+        """Unit vectors [B, D] of texts without any adapter: computed for texts that are new, remembered for others."""
         missing = list(dict.fromkeys(row for row in ids if row not in self._pooled))
         if missing:
             found = self.model.untouched(self._base.pool, **self._padded(missing))
@@ -327,14 +328,19 @@ class PolicyModel:
         self.encoder = encoder
         self.causal = causal
         self.alpha = alpha
+        self.cases: dict[str, Cases] = {}
+        """By adapter name, for those that have any."""
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that score acts."""
         return ("encoder", "causal") if self.causal is not None else ("encoder",)
 
-    def score(self, rows: Sequence[ActRow], adapters: Sequence[str]) -> Scored:
-        """The whole act distribution of each row under its adapter. Differentiable in trainable adapters."""
+    def score(self, rows: Sequence[ActRow], adapters: Sequence[str], *, leave_out_own: bool = False) -> Scored:
+        """The whole act distribution of each row under its adapter. Differentiable in trainable adapters.
+
+        `leave_out_own`: for rows that are among the adapter's cases and must not be their own evidence.
+        """
         states_B_D = self.encoder.embed_ids([row.query_ids for row in rows], adapters)
         acts_B_A_D, prior_B_A, mask_B_A = self._legal(rows)
         temperature_B_1 = torch.tensor([[row.temperature] for row in rows], device=states_B_D.device)
@@ -342,8 +348,24 @@ class PolicyModel:
         if self.causal is not None:
             known = [name if name in self.causal.model.names else BASE for name in adapters]
             logits_B_A = logits_B_A + self.causal.act_logits(rows, known, logits_B_A.shape[1], self.alpha)
+        if any(name in self.cases for name in adapters):
+            logits_B_A = logits_B_A + self._evidence(rows, adapters, logits_B_A.shape[1], leave_out_own)
         logits_B_A = logits_B_A.masked_fill(~mask_B_A, NEVER)
         return Scored(logits_B_A.log_softmax(-1), mask_B_A, states_B_D)
+
+    @torch.no_grad()
+    def _evidence(self, rows: Sequence[ActRow], adapters: Sequence[str], width: int, leave_out_own: bool) -> Tensor:
+        """Logits [B, width] that each row's adapter draws from its cases."""
+        logits_B_A = torch.zeros(len(rows), width, device=self.encoder.device)
+        for name in {name for name in adapters if name in self.cases}:
+            places = [i for i, adapter in enumerate(adapters) if adapter == name]
+            cases, group = self.cases[name], [rows[i] for i in places]
+            states_B_D = self.encoder.pool([row.query_ids for row in group])
+            legal = [[act.act for act in row.legal] for row in group]
+            evidence_B_A = cases.evidence(states_B_D, legal, leave_out_own=leave_out_own)
+            scale_B_1 = torch.tensor([[cases.weight / row.temperature] for row in group], device=self.encoder.device)
+            logits_B_A[places, : evidence_B_A.shape[1]] = scale_B_1 * evidence_B_A
+        return logits_B_A
 
     def _legal(self, rows: Sequence[ActRow]) -> tuple[Tensor, Tensor, Tensor]:
         device, width = self.encoder.device, max(len(row.legal) for row in rows)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bot.errors import AdapterError
 from bot.policy.adapters import AdapterStore
+from bot.policy.cases import Cases, load_cases
 from bot.policy.manifest import Manifest
 
 
@@ -26,6 +27,7 @@ class VersionFiles:
     causal: dict[str, Tensor] | None
     causal_config: LoraConfig | None
     value: dict[str, Tensor] | None
+    cases: Cases | None
 
 
 def read_version(adapters: AdapterStore, version: str) -> VersionFiles:
@@ -41,6 +43,7 @@ def read_version(adapters: AdapterStore, version: str) -> VersionFiles:
         _finite(load_file(folder / "causal" / "adapter_model.safetensors"), version) if has_causal else None,
         read_lora_config(folder / "causal") if has_causal else None,
         _finite(load_file(folder / "value.safetensors"), version) if has_value else None,
+        load_cases(folder / "cases.safetensors") if (folder / "cases.safetensors").exists() else None,
     )
 
 
