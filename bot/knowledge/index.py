@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import sqlite_utils
-from sqlite_utils.db import sqlite3
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # whichever SQLite it has chosen
 
 from bot.conversation import digest
 from bot.domain import Article

@@ -21,8 +21,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[1, 100])
 def home(tmp_path: Path, models: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
-    """One that keeps one version, and the control."""
-    with open_home(tmp_path, models, learn={"keep_versions": request.param}) as opened:
+    """One that keeps one version (no row of its window or gate needs more), and the control."""
+    with open_home(
+        tmp_path, models, learn={"keep_versions": request.param, "window": 4, "holdout_share": 0.0}
+    ) as opened:
         yield opened
 
 
