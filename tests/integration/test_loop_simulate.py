@@ -23,7 +23,8 @@ def rejoinder(folder: Path, models: Path, *words: str) -> subprocess.CompletedPr
     bank = folder / "bank" if (folder / "bank").exists() else write_bank(folder / "bank")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("REJOINDER_")}
     environ["REJOINDER_MODEL"] = str(models / "encoder")
-    environ["REJOINDER_LEARN__CASE_WEIGHT"] = "0"  # To random embeddings all questions are alike: a case speaks of each.
+    # To random embeddings all questions are alike: a case would speak of every one.
+    environ["REJOINDER_LEARN__CASE_WEIGHT"] = "0"
     where = ("--home", str(folder / "home"), "--domain", str(bank), "--json")
     command = [sys.executable, "-m", "bot.cli", *words, *where]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ, timeout=300, check=False)
