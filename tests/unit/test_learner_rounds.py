@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from bot.conversation import BASE_VERSION, Decision, Signal, SignalKind
+from bot.policy.adapters import AdapterStore, Champion
 from online_learning.config import RECIPES
 from online_learning.gate import TestResults, Thresholds
 from online_learning.loop import Loop
 from online_learning.offline import ConversationTests
 from online_learning.update import CURRENT
-from tests.learner_rig import LENIENT, QUICK, Home, open_home, tiny_models
+from tests.learner_rig import LENIENT, QUICK, SECRET, Home, open_home, tiny_models
 
 PLEASE = "my card please"
 """The retriever shows `lost_card` (0.91) and is told that `card_arrival` (0.06) was meant."""
@@ -341,3 +342,43 @@ def test_a_home_goes_on_learning_when_the_layers_are_changed(home: Home, before:
 def _place(home: Home, article: str) -> int:
     """Of an article among the legal acts."""
     return [act.act for act in home.outlook(PLEASE)[0].legal].index(f"answer:{article}")
+
+
+class FullOnce(AdapterStore):
+    """A disk that is full when the first version is staged; stops the learner once a version serves."""
+
+    loop: Loop
+    num_staged = 0
+
+    def stage(self) -> Path:
+        """Fails the first time."""
+        self.num_staged += 1
+        if self.num_staged == 1:
+            raise OSError(28, "No space left on device")
+        return super().stage()
+
+    def set_champion(self, version: str, reason: str, by: str) -> Champion:
+        """And stop."""
+        self.loop.stop.set()
+        return super().set_champion(version, reason, by)
+
+
+def test_a_full_disk_while_publishing_costs_the_update_nothing_but_time(home: Home) -> None:
+    """The trained weights are dropped with the version: the second try starts from what serves, and gives the same."""
+    home.teach(TAUGHT)
+    adapters = FullOnce(home.settings.adapters, SECRET)
+    adapters.loop = home.resumed(adapters=adapters)
+    adapters.loop.run()
+    assert adapters.num_staged == 2
+    assert [update.outcome for update in home.store.updates()] == ["published"]
+    assert home.probability(PLEASE, "card_arrival", "v000001") > home.probability(PLEASE, "card_arrival", BASE_VERSION)
+
+
+def test_a_champion_that_cannot_be_loaded_does_not_end_learning(home: Home) -> None:
+    """A version of another encoder, say of an older release: the learner begins anew and publishes the next."""
+    home.teach(TAUGHT)
+    assert home.resumed().step()
+    (home.adapters.folder("v000001") / "encoder" / "adapter_model.safetensors").write_bytes(b"torn")
+    home.teach(TAUGHT)
+    assert home.resumed().step()
+    assert home.store.updates()[-1].version == "v000002"
