@@ -139,7 +139,9 @@ class Weights:
                 found["causal"] = files.causal, files.causal_config
         for name, part in learner.adapted.items():
             tensors, config = found.get(name, ({}, None))
-            if config is not None and not _fits(tensors, self._born[name]):
+            begins = part.config(CURRENT).alora_invocation_tokens
+            same_begin = config is None or config.alora_invocation_tokens == begins
+            if config is not None and not (same_begin and _fits(tensors, self._born[name])):
                 log.warning("%s: learning what this version has learned, which is not what the settings say", version)
                 part.delete(CURRENT)
                 part.create(CURRENT, config, trainable=True)

@@ -51,6 +51,8 @@ class Setting:
     num_turns: int
     num_thumbs: int
     config: LearnerConfig
+    served: str
+    """The settings of policy and learning, as text."""
 
     def plan(self, seed: int) -> Plan:
         """The stream of one seed."""
@@ -59,7 +61,7 @@ class Setting:
     @property
     def digest(self) -> str:
         """Names the cell: the same files, recipe and stream give the same name."""
-        said = [repr(asdict(self.config)), self.noise, self.rate, self.num_turns, self.num_thumbs]
+        said = [repr(asdict(self.config)), self.served, self.noise, self.rate, self.num_turns, self.num_thumbs]
         texts = [[article.id, *article.texts] for article in self.domain.articles.values()]
         rows = [[q.text, q.answer] for q in (*self.questions, *self.judged)]
         return hashlib.sha256(json.dumps([said, texts, rows]).encode()).hexdigest()[:16]
@@ -92,9 +94,12 @@ def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
     num_thumbs = args.thumbs or num_turns
     if max(num_turns, num_thumbs if args.rate == 1 else 0) > len(questions):
         raise ConfigError(f"{online}: expected {max(num_turns, num_thumbs)} rows or more, got {len(questions)}")
-    config = DEEP if settings.learn.layers == "all" else RECIPES[args.algorithm]
+    config = RECIPES[args.algorithm]
+    if settings.learn.layers == "all":
+        config = replace(DEEP, algorithm=config.algorithm, loss=config.loss)
     judged = load_questions(args.eval, list(domain.articles))
-    return Setting(domain, questions, judged, args.noise, args.rate, num_turns, num_thumbs, config)
+    served = repr((settings.policy, settings.learn))
+    return Setting(domain, questions, judged, args.noise, args.rate, num_turns, num_thumbs, config, served)
 
 
 # --- one seed ---------------------------------------------------------------------------------------------------------

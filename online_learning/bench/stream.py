@@ -27,7 +27,7 @@ from online_learning.config import LearnerConfig
 from online_learning.evaluate import Question, Scores, scores_of
 from online_learning.loop import Loop, build_loop
 from online_learning.offline import OfflinePolicy
-from online_learning.simulate.users import NOISES, Turn, thumb, turns
+from online_learning.simulate.users import NOISES, TURNS_PER_USER, Turn, thumb, turns
 from online_learning.statistics import Floats, Ints, seeded
 from online_learning.update import CURRENT
 
@@ -152,7 +152,7 @@ class Stream:
             id=f"d{turn.number}",
             conversation_id=conversation,
             person_id=f"p{turn.user}",
-            turn=turn.number % 5 + 1,
+            turn=turn.number % TURNS_PER_USER + 1,
             created_at=now,
             query=render.query_text(state),
             query_ids=row.query_ids,

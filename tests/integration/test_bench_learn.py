@@ -117,6 +117,9 @@ def test_the_last_line_holds_the_figures_and_a_finished_seed_is_not_run_again(
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["by_seed"][0] == 0.125
     assert again["seeds"] == len(again["by_seed"]) == 2
+    assert bench(home, "--thumbs=64", "--noise=clean", "--rate=1", "--set=learn.case_weight=0.1") == 0
+    other = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert other["by_seed"] != [0.125]  # Another setting is another cell.
     assert (kept.parent / "curve.png").stat().st_size > 1000
     assert (kept.parent / "curve.csv").read_text().startswith("seed,turns,thumbs,accuracy")
 

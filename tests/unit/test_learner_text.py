@@ -150,3 +150,14 @@ def test_a_learner_of_words_resumes_with_its_momentum(loop: Loop, home: Home) ->
     found = again.learner.optimizers["text"].state_dict()["state"]
     assert kept.keys() == found.keys() != set()
     assert all(torch.equal(kept[i]["exp_avg"], found[i]["exp_avg"]) for i in kept)
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, False), (False, True)])
+def test_an_adapter_goes_on_acting_where_it_was_trained_to(
+    home: Home, written: list[Decision], before: bool, after: bool
+) -> None:
+    """The same shapes, but another beginning: a changed setting must not make other words of the same weights."""
+    home.resumed(config=replace(QUICK, text_adapts_prompt=before)).step()
+    again = home.resumed(config=replace(QUICK, text_adapts_prompt=after))
+    assert again.learner.writer is not None
+    assert (again.learner.writer.model.invocation(CURRENT) == ()) is before

@@ -14,36 +14,11 @@ from online_learning.algorithms import ALGORITHMS, LossInputs, ppo
 from online_learning.algorithms.ppo import clipped_surrogate, importance_weight
 from online_learning.algorithms.types import entropy_over_acts, kl_over_acts
 from online_learning.config import PPOConfig
+from tests.loss_inputs import log_of, of
+from tests.loss_inputs import loss_inputs as inputs
 
 BARE = PPOConfig(clip_high=0.28, kl_champion_coef=0.0, kl_start_coef=0.0, value_coef=0.0)
 """Only the policy term."""
-
-
-def log_of(*rows: list[float]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64).log()
-
-
-def of(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def inputs(**overrides: Any) -> LossInputs:
-    """Two states of two acts, act 0 taken in both; every policy is the same until a test says otherwise."""
-    probs = log_of([0.5, 0.5], [0.2, 0.8])
-    fields: dict[str, Any] = {
-        "act_logprobs_B_A": probs.clone().requires_grad_(),
-        "legal_mask_B_A": torch.ones(2, 2, dtype=torch.bool),
-        "chosen_B": torch.tensor([0, 0]),
-        "mu_logprob_B": probs[:, 0],
-        "prox_logprobs_B_A": probs,
-        "champion_logprobs_B_A": probs,
-        "start_logprobs_B_A": probs,
-        "advantages_B": of(1.0, -1.0),
-        "returns_B": of(1.0, -1.0),
-        "values_B": of(0.0, 0.0),
-        "weights_B": of(1.0, 1.0),
-    }
-    return LossInputs(**(fields | overrides))
 
 
 def inputs_in_float32() -> LossInputs:
