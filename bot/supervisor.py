@@ -163,14 +163,15 @@ class Supervisor:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         if delay_s is None:
             minutes = self._patience.window_s / 60
-            self._say(
-                f"{child.name} {how}: {self._patience.give_up_after} times in {minutes:g} min, so it is not started "
-                f"again; see {self._logs / child.name}.log"
-            )
             with suppress(OSError):  # A full disk must not keep us from ending.
                 given_up_marker(self._logs, child.name).touch()
             if child.essential:
                 self._given_up.add(child.name)
+            # Said last: whoever hears it finds the marker there.
+            self._say(
+                f"{child.name} {how}: {self._patience.give_up_after} times in {minutes:g} min, so it is not started "
+                f"again; see {self._logs / child.name}.log"
+            )
             self._stop_if_needed(child)
             return False
         self._say(f"{child.name} {how}; starting it again in {delay_s:g} s")
