@@ -32,6 +32,8 @@ BENCHES: Mapping[str, str] = {
 LATER = ("export", "erase")
 ALGORITHMS = ("ppo", "a2c", "reinforce", "trpo", "imitation", "kto", "likelihood")
 NOISE = ("clean", "mild", "realistic")
+LEARN_SETTINGS = ("plain", "drift", "scope", "second", "wording")
+"""What `bench learn` can measure; made in `online_learning.bench.learn.KINDS`."""
 _ALONE = ("-h", "--help", "--version")
 _PASSED_ON = ("home", "domain", "profile", "seed")
 
@@ -233,6 +235,13 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
     bench.add_argument("--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn: the articles")
+    bench.add_argument(
+        "--warmstart", type=_file, metavar="F.jsonl", help="learn: labels that are learned before the stream"
+    )
+    bench.add_argument("--setting", choices=LEARN_SETTINGS, default="plain", help="learn: what happens in the stream")
+    bench.add_argument(
+        "--oos", type=_file, action="append", default=[], metavar="F", help="learn: out-of-scope questions"
+    )
     bench.add_argument("--algorithm", choices=ALGORITHMS, default="ppo", help="learn: what the learner follows")
     bench.add_argument("--noise", choices=NOISE, default="mild", help="learn: how well the thumbs tell the truth")
     bench.add_argument("--rate", type=_share, default=1.0, metavar="R", help="learn: share of replies with a thumb")

@@ -2,19 +2,18 @@
 
     rejoinder bench learn --kb K --online F --eval E --noise mild --rate 1 --thumbs 2000 --seeds 3 --json
 
-The real policy, store, rules, learner and gate; no HTTP. Legal acts are answers to the top candidates. A seed that is
-finished is kept under HOME/bench-learn and not run again. Writes curve.csv and curve.png there.
+The real policy, store, rules, learner and gate; no HTTP. Who asks what is a setting (`scenario`). A seed that is finished
+is kept under HOME/bench-learn and not run again. Writes curve.csv and curve.png there.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,30 +21,57 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bot.domain import Domain, load_domain
+from bot.domain import load_domain
 from bot.errors import ConfigError
 from bot.feedback.store import Store
 from bot.settings import Settings
-from online_learning.bench.peers import Bandit, Cases, Retriever, accuracy, probe_accuracy, run_peer
-from online_learning.bench.stream import Outcome, Plan, Stream, bench_settings
+from online_learning.bench import drift, scope, second, wording
+from online_learning.bench.cells import Cell, checkpoints, interval, mean, peer_mean
+from online_learning.bench.curve import write_curve
+from online_learning.bench.peers import Bandit, Cases, Peer, PeerOutcome, Retriever, judge, probe, run_peer
+from online_learning.bench.scenario import (
+    Marks,
+    Material,
+    Plan,
+    Scenario,
+    everything_asked,
+    label,
+    plain,
+    warm_started,
+)
+from online_learning.bench.stream import Outcome, Point, Stream, bench_settings
 from online_learning.config import DEEP, RECIPES, LearnerConfig
-from online_learning.evaluate import Question, load_questions, with_knowledge
-from online_learning.simulate.users import turns
-from online_learning.statistics import mean_interval, seeded
+from online_learning.evaluate import load_questions, with_knowledge
 
 CHECKPOINTS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 7500, 10000)
-"""Thumbs after which the policy is evaluated."""
+"""Thumbs (turns, where the plan ends by turns) after which the policy is evaluated."""
 LAST_TURNS = 500
 """`satisfaction`: share of right replies among the last so many that were served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A setting: how its scenario is made, and what it reports of the finished cells."""
+
+    scenario: Callable[[Material, Plan], Scenario]
+    figures: Callable[[Sequence[Cell]], dict[str, Any]] = lambda _: {}
+
+
+KINDS: Mapping[str, Kind] = {
+    "plain": Kind(plain),
+    "drift": Kind(drift.scenario, drift.figures),
+    "scope": Kind(scope.scenario, scope.figures),
+    "second": Kind(second.scenario, second.figures),
+    "wording": Kind(wording.scenario, wording.figures),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Everything that decides a cell's result, beside the seed."""
 
-    domain: Domain
-    questions: Sequence[Question]
-    judged: Sequence[Question]
+    kind: str
+    material: Material
     noise: str
     rate: float
     num_turns: int
@@ -58,13 +84,26 @@ class Setting:
         """The stream of one seed."""
         return Plan(self.noise, self.rate, self.num_turns, self.num_thumbs, seed)
 
+    def scenario(self, plan: Plan) -> Scenario:
+        """Who asks what. Raises ConfigError when there are too few rows."""
+        return warm_started(KINDS[self.kind].scenario(self.material, plan), self.material.warm)
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        warm = f", {len(self.material.warm)} labels" if self.material.warm else ""
+        return f"{self.noise}, rate {self.rate:g}" + (f", {self.kind}" if self.kind != "plain" else "") + warm
+
     @property
     def digest(self) -> str:
         """Names the cell: the same files, recipe and stream give the same name."""
-        said = [repr(asdict(self.config)), self.served, self.noise, self.rate, self.num_turns, self.num_thumbs]
-        texts = [[article.id, *article.texts] for article in self.domain.articles.values()]
-        rows = [[q.text, q.answer] for q in (*self.questions, *self.judged)]
-        return hashlib.sha256(json.dumps([said, texts, rows]).encode()).hexdigest()[:16]
+        files = self.material
+        plan = [self.kind, self.noise, self.rate, self.num_turns, self.num_thumbs]
+        articles = files.domain.articles.values()
+        texts = [[article.id, *article.texts] for article in articles] + [repr(files.domain.triggers)]
+        rows = [[[q.text, q.answer] for q in group] for group in (files.questions, files.judged, files.warm)]
+        said = [repr(asdict(self.config)), self.served, plan, texts, rows, list(files.outside)]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
@@ -80,26 +119,39 @@ def measure(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     root = settings.home / "bench-learn" / setting.digest
     first = settings.seed or 0
     cells = [_cell(settings, setting, seed, root) for seed in range(first, first + args.seeds)]
-    _write_curve(root, cells)
+    write_curve(root, cells)
     return _report(setting, cells) | {"curve": str(root / "curve.csv")}
 
 
 def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
-    online = args.online or args.dataset
-    if online is None or args.eval is None:
-        raise ConfigError("bench learn: expected --online F.jsonl and --eval F.jsonl, got one of them or none")
-    domain = with_knowledge(load_domain(settings.domain), args.kb)
-    questions = load_questions(online, list(domain.articles))
-    num_turns = args.turns or len(questions)
-    num_thumbs = args.thumbs or num_turns
-    if max(num_turns, num_thumbs if args.rate == 1 else 0) > len(questions):
-        raise ConfigError(f"{online}: expected {max(num_turns, num_thumbs)} rows or more, got {len(questions)}")
+    material = _material(settings, args)
+    num_turns, num_thumbs = _length(args, len(material.questions))
     config = RECIPES[args.algorithm]
     if settings.learn.layers == "all":
         config = replace(DEEP, algorithm=config.algorithm, loss=config.loss)
-    judged = load_questions(args.eval, list(domain.articles))
     served = repr((settings.policy, settings.learn))
-    return Setting(domain, questions, judged, args.noise, args.rate, num_turns, num_thumbs, config, served)
+    return Setting(args.setting, material, args.noise, args.rate, num_turns, num_thumbs, config, served)
+
+
+def _material(settings: Settings, args: argparse.Namespace) -> Material:
+    online = args.online or args.dataset
+    if online is None or args.eval is None:
+        raise ConfigError("bench learn: expected --online F.jsonl and --eval F.jsonl, got one of them or none")
+    if (args.setting == "scope") is not bool(args.oos):
+        raise ConfigError(f"bench learn: expected --oos F with --setting scope only, got --setting {args.setting}")
+    domain = with_knowledge(load_domain(settings.domain), args.kb)
+    asked, judged, warm = (
+        load_questions(path, list(domain.articles)) if path else [] for path in (online, args.eval, args.warmstart)
+    )
+    return Material(domain, asked, judged, warm, scope.load_outside(args.oos))
+
+
+def _length(args: argparse.Namespace, num_rows: int) -> tuple[int, int]:
+    """(turns, thumbs) at most. Raises ConfigError when there are too few rows: none is asked twice."""
+    needed = args.turns or (args.thumbs if args.rate == 1 else 0) or num_rows
+    if needed > num_rows:
+        raise ConfigError(f"{args.online or args.dataset}: expected {needed} rows or more, got {num_rows}")
+    return needed, args.thumbs or needed
 
 
 # --- one seed ---------------------------------------------------------------------------------------------------------
@@ -120,38 +172,44 @@ def _cell(settings: Settings, setting: Setting, seed: int, root: Path) -> dict[s
 
 
 def _run(settings: Settings, setting: Setting, seed: int) -> dict[str, Any]:
+    """Play the scenario, and its control in a home of its own."""
     plan = setting.plan(seed)
+    scenario = setting.scenario(plan)
+    record, stream = _played(settings, setting, scenario, plan)
+    if scenario.control is not None:
+        aside = replace(settings, home=settings.home / "control")
+        aside.home.mkdir()
+        record["control"], _ = _played(aside, setting, scenario.control, plan)
+    groups = {"groups": list(scenario.groups), "seed": seed}
+    return record | groups | _kept_peers(stream, setting, scenario, plan, settings.home.parent.parent)
+
+
+def _played(settings: Settings, setting: Setting, scenario: Scenario, plan: Plan) -> tuple[dict[str, Any], Stream]:
     with (
         Store(settings.database) as store,
-        tqdm(total=plan.num_turns, desc=f"seed {seed}", unit="turn", file=sys.stderr, disable=None) as bar,
+        tqdm(total=plan.num_turns, desc=f"seed {plan.seed}", unit="turn", file=sys.stderr, disable=None) as bar,
     ):
-        stream = Stream(settings, setting.domain, store, setting.questions, setting.judged, setting.config)
 
         def progress(num_turns: int, num_thumbs: int) -> None:
             bar.update(num_turns - bar.n)
             bar.set_postfix(thumbs=num_thumbs)
 
-        outcome = stream.run(plan, CHECKPOINTS, progress)
-        record = _record(outcome) | {"seed": seed}
-        return record | {"peers": _kept_peers(stream, setting, plan, settings.home.parent.parent)}
+        stream = Stream(settings, store, scenario, plan, setting.config)
+        return _record(scenario, stream.run(CHECKPOINTS, progress)), stream
 
 
-def _record(outcome: Outcome) -> dict[str, Any]:
-    last = outcome.points[-1].scores
+def _record(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
+    last = [point for point in outcome.points if point.phase == len(scenario.phases) - 1]
+    warm = [point for point in outcome.points if scenario.phases[0].told and point.phase == 1]
     return {
-        "curve": [
-            {
-                "turns": point.num_turns,
-                "thumbs": point.num_thumbs,
-                "accuracy": float(point.scores.right.mean()),
-                "accuracy_served": float(point.scores.served.mean()),
-            }
-            for point in outcome.points
-        ],
-        "right": last.right.astype(int).tolist(),
+        "curve": [_on_curve(point) for point in outcome.points if not scenario.phases[point.phase].told],
+        "start": float(outcome.points[0].marks["right"].mean()),
+        "warm": float(warm[0].marks["right"].mean()) if warm else None,
+        "marks": {"before": _listed(last[0].marks), "after": _listed(last[-1].marks)},
         "turns": len(outcome.rights),
         "thumbs": outcome.num_thumbs,
         "satisfaction": float(np.mean(outcome.rights[-LAST_TURNS:])),
+        "besides": dict(outcome.num_besides),
         "updates": len(outcome.updates),
         "refused": outcome.updates.count("refused"),
         "learner_s": outcome.learner_s,
@@ -159,107 +217,71 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _kept_peers(stream: Stream, setting: Setting, plan: Plan, root: Path) -> dict[str, float | None]:
+def _on_curve(point: Point) -> dict[str, float]:
+    means = {name: float(point.marks[mark].mean()) for name, mark in _ON_CURVE.items()}
+    return {"turns": point.num_turns, "thumbs": point.num_thumbs, **means}
+
+
+_ON_CURVE = {"accuracy": "right", "accuracy_served": "served"}
+
+
+def _listed(marks: Marks) -> dict[str, list[float]]:
+    return {name: values.round(6).tolist() for name, values in marks.items()}
+
+
+def _kept_peers(stream: Stream, setting: Setting, scenario: Scenario, plan: Plan, root: Path) -> dict[str, Any]:
     """Peers know no recipe: what they reached on a stream is kept for all recipes."""
     kept = root / f"peers-{replace(setting, config=LearnerConfig()).digest}-{plan.seed}.json"
     if not kept.is_file():
-        kept.write_text(json.dumps(_peers(stream, setting, plan)))
-    found: dict[str, float | None] = json.loads(kept.read_text())
+        kept.write_text(json.dumps(_peers(stream, scenario, plan)))
+    found: dict[str, Any] = json.loads(kept.read_text())
     return found
 
 
-def _peers(stream: Stream, setting: Setting, plan: Plan) -> dict[str, float | None]:
-    seen, questions, judged = stream.embeddings, setting.questions, setting.judged
-    asked = [turn.question for turn in turns(questions, plan.num_turns, plan.rate, plan.seed)]
-    found: dict[str, float | None] = {
-        "retriever": accuracy(Retriever(seen), seen, judged),
-        "cases": run_peer(Cases(seen), seen, plan, questions, judged),
-        "probe": probe_accuracy(seen, asked, judged),
-    }
+def _peers(stream: Stream, scenario: Scenario, plan: Plan) -> dict[str, Any]:
+    seen = stream.embeddings
+    asked = [(seen.views[phase][question.text], label(question)) for phase, question in everything_asked(scenario)]
+    last = len(scenario.phases) - 1
+    start = judge(Retriever(), seen, scenario, last)
+    peers: dict[str, Peer] = {"cases": Cases()}
     try:
-        found["bandit"] = run_peer(Bandit(seen), seen, plan, questions, judged)
+        peers["bandit"] = Bandit(len(seen.acts))
     except ImportError:
         print("bench learn: no bandit without mabwiser: pip install 'rejoinder[bench]'", file=sys.stderr)
-        found["bandit"] = None
-    return found
+    found = {"retriever": PeerOutcome(start, start)}
+    found |= {name: run_peer(peer, seen, scenario, plan) for name, peer in peers.items()}
+    found["probe"] = PeerOutcome(start, judge(probe(asked, seen), seen, scenario, last))
+    marks = {name: {"before": _listed(o.before), "after": _listed(o.after)} for name, o in found.items()}
+    accuracies: dict[str, float | None] = {"bandit": None}
+    return {"peers": accuracies | {name: o.accuracy for name, o in found.items()}, "peer_marks": marks}
 
 
 # --- all seeds --------------------------------------------------------------------------------------------------------
-def _report(setting: Setting, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _report(setting: Setting, cells: Sequence[Cell]) -> dict[str, Any]:
     ends = [cell["curve"][-1] for cell in cells]
     names = cells[0]["peers"]
-    return {
-        "setting": f"{setting.noise}, rate {setting.rate:g}",
+    report = {
+        "setting": setting.name,
         "algorithm": setting.config.algorithm,
         "layers": setting.config.layers,
-        "thumbs": round(_mean([cell["thumbs"] for cell in cells])),
-        "turns": round(_mean([cell["turns"] for cell in cells])),
-        "start": round(_mean([cell["curve"][0]["accuracy"] for cell in cells]), 4),
-        "accuracy": round(_mean([end["accuracy"] for end in ends]), 4),
-        "accuracy_served": round(_mean([end["accuracy_served"] for end in ends]), 4),
-        "ci": _interval(cells),
-        "satisfaction": round(_mean([cell["satisfaction"] for cell in cells]), 4),
+        "thumbs": round(float(np.mean([cell["thumbs"] for cell in cells]))),
+        "turns": round(float(np.mean([cell["turns"] for cell in cells]))),
+        "start": mean([cell["start"] for cell in cells]),
+        "accuracy": mean([end["accuracy"] for end in ends]),
+        "accuracy_served": mean([end["accuracy_served"] for end in ends]),
+        "ci": interval([end["accuracy"] for end in ends], cells[0]["marks"]["after"]["right"]),
+        "satisfaction": mean([cell["satisfaction"] for cell in cells]),
         "seeds": len(cells),
         "by_seed": [round(end["accuracy"], 4) for end in ends],
         "updates": sum(cell["updates"] for cell in cells),
         "refused_by_gate": sum(cell["refused"] for cell in cells),
-        "peers": {name: _peer_mean([cell["peers"][name] for cell in cells]) for name in names},
+        "peers": {name: peer_mean([cell["peers"][name] for cell in cells]) for name in names},
         "thumbs_per_second": round(sum(c["thumbs"] for c in cells) / sum(c["learner_s"] for c in cells), 1),
+        "checkpoints": checkpoints([cell["curve"] for cell in cells]),
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
-def _peer_mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(_mean(known), 4) if len(known) == len(values) else None
-
-
-def _interval(cells: Sequence[Mapping[str, Any]]) -> list[float]:
-    """95 %: over the seeds by Student's t; with one seed over questions by bootstrap."""
-    if len(cells) == 1:
-        found = mean_interval(np.array(cells[0]["right"], dtype=np.float64), seeded(0, "bench learn"))
-        return [round(found.lo, 4), round(found.hi, 4)]
-    ends = np.array([cell["curve"][-1]["accuracy"] for cell in cells])
-    half = _T_95[min(len(ends) - 1, len(_T_95)) - 1] * ends.std(ddof=1) / np.sqrt(len(ends))
-    return [round(float(ends.mean() - half), 4), round(float(ends.mean() + half), 4)]
-
-
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
-
-
-def _write_curve(root: Path, cells: Sequence[Mapping[str, Any]]) -> None:
-    """Every seed's points as CSV, and their mean as a picture."""
-    with (root / "curve.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["seed", "turns", "thumbs", "accuracy", "accuracy_served"])
-        writer.writeheader()
-        writer.writerows({"seed": cell["seed"], **point} for cell in cells for point in cell["curve"])
-    _draw(root / "curve.png", cells)
-
-
-def _draw(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5))
-    for name, colour in (("accuracy", "tab:blue"), ("accuracy_served", "tab:orange")):
-        for cell in cells:
-            xs, ys = zip(*((point["thumbs"], point[name]) for point in cell["curve"]), strict=True)
-            axes.plot(xs, ys, color=colour, alpha=0.7, label=name if cell is cells[0] else None)
-    for name, style in (("retriever", ":"), ("cases", "--"), ("bandit", "-."), ("probe", "-")):
-        value = _peer_mean([cell["peers"].get(name) for cell in cells])
-        if value is not None:
-            axes.axhline(value, color="grey", linestyle=style, linewidth=1, label=f"{name} at the end")
-    axes.set(xlabel="thumbs", ylabel="share of right answers", title="Learning from thumbs, one line a seed")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    if cells[0]["warm"] is not None:
+        report |= {"warm": mean([cell["warm"] for cell in cells]), "warm_labels": len(setting.material.warm)}
+    return report | KINDS[setting.kind].figures(cells)
 
 
 def _summary(report: Mapping[str, Any]) -> str:

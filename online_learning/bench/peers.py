@@ -11,15 +11,17 @@ Each acts on its own, on the same questions with the same candidates and the sam
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from online_learning.bench.stream import BLOCK_TURNS, Embeddings, Plan
-from online_learning.evaluate import Question
-from online_learning.simulate.users import NOISES, Turn, thumb, turns
+from online_learning.bench.scenario import Marks, Phase, Plan, Scenario, answered, is_right, label, marks_of
+from online_learning.bench.stream import Embeddings, View
+from online_learning.offline import Outlook
+from online_learning.simulate.users import NOISES, Turn
 from online_learning.statistics import Floats, Ints
 
 T = TypeVar("T")
@@ -36,11 +38,11 @@ PROBE_STEPS, PROBE_RATE, PROBE_DECAY = 600, 0.05, 1e-4
 class Peer(Protocol):
     """Scores candidates and hears thumbs."""
 
-    def scores(self, texts: Sequence[str]) -> list[Floats]:
-        """One number a candidate; the highest is shown."""
+    def scores(self, views: Sequence[View]) -> list[Floats]:
+        """One number a candidate, in units of cosine; the highest is shown."""
         ...
 
-    def learn(self, texts: Sequence[str], acts: Ints, rewards: Floats) -> None:
+    def learn(self, views: Sequence[View], acts: Ints, rewards: Floats) -> None:
         """Thumbs on what was shown: +1 or -1."""
         ...
 
@@ -48,60 +50,55 @@ class Peer(Protocol):
 class Cases:
     """Retrieval plus the centred, kernel-weighted rewards of similar questions that got the same answer."""
 
-    def __init__(self, seen: Embeddings) -> None:
-        self._seen = seen
+    def __init__(self) -> None:
         self._states: list[Floats] = []
         self._acts: list[int] = []
         self._rewards: list[float] = []
 
-    def scores(self, texts: Sequence[str]) -> list[Floats]:
+    def scores(self, views: Sequence[View]) -> list[Floats]:
         """Similarity, moved by evidence."""
-        return [self._score(text) for text in texts]
-
-    def _score(self, text: str) -> Floats:
-        similarity = self._seen.similarity[text]
         if not self._acts:
-            return similarity
-        kernel_N = np.exp((np.stack(self._states) @ self._seen.states[text] - 1) / KERNEL_WIDTH)
-        rewards_N = np.array(self._rewards)
-        is_act_C_N = np.array(self._acts) == self._seen.candidates[text][:, None]
-        mean = rewards_N.sum() / (len(rewards_N) + MEAN_PRIOR)
-        evidence_C = (is_act_C_N * kernel_N * (rewards_N - mean)).sum(1)
-        moved: Floats = similarity + CASE_WEIGHT * evidence_C / (1 + (is_act_C_N * kernel_N).sum(1))
-        return moved
+            return [view.similarity for view in views]
+        states_N_D, acts_N, rewards_N = np.stack(self._states), np.array(self._acts), np.array(self._rewards)
+        centred_N = rewards_N - rewards_N.sum() / (len(rewards_N) + MEAN_PRIOR)
+        return [_moved(view, states_N_D, acts_N, centred_N) for view in views]
 
-    def learn(self, texts: Sequence[str], acts: Ints, rewards: Floats) -> None:
+    def learn(self, views: Sequence[View], acts: Ints, rewards: Floats) -> None:
         """Keep them all."""
-        self._states += [self._seen.states[text] for text in texts]
+        self._states += [view.state_D for view in views]
         self._acts += acts.tolist()
         self._rewards += rewards.tolist()
+
+
+def _moved(view: View, states_N_D: Floats, acts_N: Ints, centred_N: Floats) -> Floats:
+    kernel_N = np.exp((states_N_D @ view.state_D - 1) / KERNEL_WIDTH)
+    kernel_C_N = (acts_N == view.candidates[:, None]) * kernel_N
+    moved: Floats = view.similarity + CASE_WEIGHT * (kernel_C_N * centred_N).sum(1) / (1 + kernel_C_N.sum(1))
+    return moved
 
 
 class Bandit:
     """LinUCB over embeddings; before an arm has data, the retriever's similarity stands in for it."""
 
-    def __init__(self, seen: Embeddings) -> None:
+    def __init__(self, num_acts: int) -> None:
         from mabwiser.mab import MAB, LearningPolicy
 
-        self._seen = seen
-        self._bandit: Any = MAB(list(range(len(seen.acts))), LearningPolicy.LinUCB(alpha=LINUCB_ALPHA))
+        self._bandit: Any = MAB(list(range(num_acts)), LearningPolicy.LinUCB(alpha=LINUCB_ALPHA))
         self._has_data = False
 
-    def scores(self, texts: Sequence[str]) -> list[Floats]:
+    def scores(self, views: Sequence[View]) -> list[Floats]:
         """The upper confidence bound of what the similarity leaves unexplained, on top of it."""
         if not self._has_data:
-            return [self._seen.similarity[text] for text in texts]
-        bounds = self._bandit.predict_expectations(np.stack([self._seen.states[text] for text in texts]))
+            return [view.similarity for view in views]
+        bounds = self._bandit.predict_expectations(np.stack([view.state_D for view in views]))
         bounds = bounds if isinstance(bounds, list) else [bounds]
-        pairs = zip(texts, bounds, strict=True)
-        return [self._seen.similarity[text] + _at(bound, self._seen.candidates[text]) for text, bound in pairs]
+        return [view.similarity + _at(bound, view.candidates) for view, bound in zip(views, bounds, strict=True)]
 
-    def learn(self, texts: Sequence[str], acts: Ints, rewards: Floats) -> None:
+    def learn(self, views: Sequence[View], acts: Ints, rewards: Floats) -> None:
         """Fit the residual of the reward over the similarity."""
-        states = np.stack([self._seen.states[text] for text in texts])
-        places = [int(np.flatnonzero(self._seen.candidates[t] == a)[0]) for t, a in zip(texts, acts, strict=True)]
-        known = np.array([self._seen.similarity[text][i] for text, i in zip(texts, places, strict=True)])
-        self._bandit.partial_fit(acts, (rewards + 1) / 2 - known, states)
+        pairs = zip(views, acts, strict=True)
+        known = np.array([view.similarity[np.flatnonzero(view.candidates == act)[0]] for view, act in pairs])
+        self._bandit.partial_fit(acts, (rewards + 1) / 2 - known, np.stack([view.state_D for view in views]))
         self._has_data = True
 
 
@@ -112,15 +109,90 @@ def _at(bound: Any, candidates: Ints) -> Floats:
 class Retriever:
     """Never learns."""
 
-    def __init__(self, seen: Embeddings) -> None:
-        self._seen = seen
-
-    def scores(self, texts: Sequence[str]) -> list[Floats]:
+    def scores(self, views: Sequence[View]) -> list[Floats]:
         """Similarity."""
-        return [self._seen.similarity[text] for text in texts]
+        return [view.similarity for view in views]
 
-    def learn(self, texts: Sequence[str], acts: Ints, rewards: Floats) -> None:
+    def learn(self, views: Sequence[View], acts: Ints, rewards: Floats) -> None:
         """Nothing."""
+
+
+# --- how they do ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class PeerOutcome:
+    """What a peer makes of the judged questions when the last phase begins, and at the end."""
+
+    before: Marks
+    after: Marks
+
+    @property
+    def accuracy(self) -> float:
+        """Share of judged questions whose best-scored candidate is right, at the end."""
+        return float(self.after["right"].mean())
+
+
+def judge(peer: Peer, seen: Embeddings, scenario: Scenario, phase: int) -> Marks:
+    """A peer's scores as a policy's: what the most probable act is worth, question by question."""
+    judged = scenario.judged_in(scenario.phases[phase])
+    outlooks = []
+    for block in _batched(judged, 256):
+        views = [seen.views[phase][scenario.judged[i].text] for i in block]
+        pairs = zip(views, peer.scores(views), strict=True)
+        outlooks += [_outlook(seen, view, scores) for view, scores in pairs]
+    return marks_of(scenario, judged, outlooks)
+
+
+def _outlook(seen: Embeddings, view: View, scores: Floats) -> Outlook:
+    logits = torch.from_numpy(np.asarray(scores, dtype=np.float64)) / seen.temperature
+    return Outlook(tuple(seen.acts[i] for i in view.candidates), tuple(logits.log_softmax(-1).tolist()))
+
+
+def run_peer(peer: Peer, seen: Embeddings, scenario: Scenario, plan: Plan) -> PeerOutcome:
+    """Let a peer act and learn through the scenario; it shows what it scores highest."""
+    num_thumbs, before = 0, judge(peer, seen, scenario, len(scenario.phases) - 1)
+    for number, phase in enumerate(scenario.phases):
+        if number and number == len(scenario.phases) - 1:
+            before = judge(peer, seen, scenario, number)
+        num_thumbs = _play(peer, seen, scenario, plan, number, phase, num_thumbs)
+    return PeerOutcome(before, judge(peer, seen, scenario, len(scenario.phases) - 1))
+
+
+def _play(
+    peer: Peer, seen: Embeddings, scenario: Scenario, plan: Plan, number: int, phase: Phase, num_thumbs: int
+) -> int:
+    """One phase; thumbs given so far."""
+    talk = phase.talk()
+    block = next(talk, None)
+    while block and num_thumbs < plan.num_thumbs:
+        views = [seen.views[number][turn.question.text] for turn in block]
+        shown = np.array([v.candidates[s.argmax()] for v, s in zip(views, peer.scores(views), strict=True)])
+        if phase.told:
+            _tell(peer, seen, block, views, shown)
+        else:
+            rated = [i for i, turn in enumerate(block) if turn.rates][: plan.num_thumbs - num_thumbs]
+            thumbs = [_thumb(scenario, block[i], seen.acts[shown[i]], plan) for i in rated]
+            if rated:
+                peer.learn([views[i] for i in rated], shown[rated], np.array(thumbs))
+            num_thumbs += len(rated)
+        rights = [is_right(seen.acts[act], turn.question) for act, turn in zip(shown, block, strict=True)]
+        block = answered(talk, rights)
+    return num_thumbs
+
+
+def _thumb(scenario: Scenario, turn: Turn, act: str, plan: Plan) -> float:
+    return 1.0 if turn.uniform < scenario.p_up(turn.question, act, NOISES[plan.noise]) else -1.0
+
+
+def _tell(peer: Peer, seen: Embeddings, block: Sequence[Turn], views: Sequence[View], shown: Ints) -> None:
+    """An operator's word on what the peer shows: right, or wrong and this would have been right."""
+    heard: list[tuple[View, int, float]] = []
+    for turn, view, act in zip(block, views, shown, strict=True):
+        right = is_right(seen.acts[act], turn.question)
+        heard.append((view, int(act), 1.0 if right else -1.0))
+        wanted = [int(i) for i in view.candidates if seen.acts[i] == label(turn.question)]
+        heard += [(view, i, 1.0) for i in wanted if not right]
+    told, acts, rewards = zip(*heard, strict=True)
+    peer.learn(told, np.array(acts), np.array(rewards))
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -129,43 +201,13 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def accuracy(peer: Peer, seen: Embeddings, judged: Sequence[Question]) -> float:
-    """Share of questions whose best-scored candidate is right."""
-    right = []
-    for block in _batched(judged, 256):
-        for question, scores in zip(block, peer.scores([q.text for q in block]), strict=True):
-            right.append(seen.acts[seen.candidates[question.text][scores.argmax()]] == f"answer:{question.answer}")
-    return float(np.mean(right))
-
-
-def run_peer(
-    peer: Peer, seen: Embeddings, plan: Plan, questions: Sequence[Question], judged: Sequence[Question]
-) -> float:
-    """Let a peer act and learn through the plan; its accuracy afterwards."""
-    num_thumbs = 0
-    for block in _batched(turns(questions, plan.num_turns, plan.rate, plan.seed), BLOCK_TURNS):
-        shown = [scores.argmax() for scores in peer.scores([turn.question.text for turn in block])]
-        acts = np.array([seen.candidates[turn.question.text][i] for turn, i in zip(block, shown, strict=True)])
-        rated = [i for i, turn in enumerate(block) if turn.rates][: plan.num_thumbs - num_thumbs]
-        if rated:
-            rewards = np.array([_thumb(block[i], seen.acts[acts[i]], plan) for i in rated], dtype=np.float64)
-            peer.learn([block[i].question.text for i in rated], acts[rated], rewards)
-            num_thumbs += len(rated)
-        if num_thumbs >= plan.num_thumbs:
-            break
-    return accuracy(peer, seen, judged)
-
-
-def _thumb(turn: Turn, act: str, plan: Plan) -> int:
-    return thumb(NOISES[plan.noise], is_right=act == f"answer:{turn.question.answer}", uniform=turn.uniform)
-
-
-def probe_accuracy(seen: Embeddings, labelled: Sequence[Question], judged: Sequence[Question]) -> float:
+# --- the supervised mark ----------------------------------------------------------------------------------------------
+def probe(labelled: Sequence[tuple[View, str]], seen: Embeddings) -> Peer:
     """Softmax regression on the embeddings with every label of the stream, choosing among the same candidates."""
     place = {act: i for i, act in enumerate(seen.acts)}
-    kept = [question for question in labelled if f"answer:{question.answer}" in place]
-    states_N_D = torch.from_numpy(np.stack([seen.states[question.text] for question in kept]))
-    labels_N = torch.tensor([place[f"answer:{question.answer}"] for question in kept])
+    kept = [(view.state_D, place[act]) for view, act in labelled if act in place]
+    states_N_D = torch.from_numpy(np.stack([state_D for state_D, _ in kept]))
+    labels_N = torch.tensor([act for _, act in kept])
     linear = torch.nn.Linear(states_N_D.shape[1], len(place))
     torch.nn.init.zeros_(linear.weight)
     optimizer = torch.optim.Adam(linear.parameters(), lr=PROBE_RATE, weight_decay=PROBE_DECAY)
@@ -174,18 +216,17 @@ def probe_accuracy(seen: Embeddings, labelled: Sequence[Question], judged: Seque
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return accuracy(_Fixed(linear, seen), seen, judged)
+    return _Fixed(linear)
 
 
 class _Fixed(Retriever):
     """A trained classifier as a peer."""
 
-    def __init__(self, linear: torch.nn.Linear, seen: Embeddings) -> None:
-        super().__init__(seen)
+    def __init__(self, linear: torch.nn.Linear) -> None:
         self._linear = linear
 
     @torch.no_grad()
-    def scores(self, texts: Sequence[str]) -> list[Floats]:
+    def scores(self, views: Sequence[View]) -> list[Floats]:
         """Logits of the candidates."""
-        logits = self._linear(torch.from_numpy(np.stack([self._seen.states[text] for text in texts]))).numpy()
-        return [row[self._seen.candidates[text]] for row, text in zip(logits, texts, strict=True)]
+        logits = self._linear(torch.from_numpy(np.stack([view.state_D for view in views]))).numpy()
+        return [row[view.candidates] for row, view in zip(logits, views, strict=True)]

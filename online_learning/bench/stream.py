@@ -1,15 +1,15 @@
-"""A stream of questions and thumbs through the real policy, store, rules, learner and gate, without a server.
+"""A scenario played to the real policy, store, rules, learner and gate, without a server.
 
-The policy that serves is the learner's own, under the adapter it trains: between two updates that is the champion. Who
-asks what, and who rates, is `simulate.users`; labels decide thumbs here and are seen by nothing else.
+The policy that serves is the learner's own, under the adapter it trains: between two updates that is the champion.
+Right acts decide thumbs here and are seen by nothing else.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,37 +23,26 @@ from bot.feedback.store import Store
 from bot.identity import holdout_key
 from bot.policy.model import BASE, ActRow, EncoderPart, draw
 from bot.settings import Settings
+from online_learning.bench.scenario import Marks, Plan, Scenario, answered, is_right, label, marks_of
 from online_learning.config import LearnerConfig
-from online_learning.evaluate import Question, Scores, scores_of
 from online_learning.loop import Loop, build_loop
 from online_learning.offline import OfflinePolicy
-from online_learning.simulate.users import NOISES, TURNS_PER_USER, Turn, thumb, turns
+from online_learning.simulate.users import NOISES, Turn
 from online_learning.statistics import Floats, Ints, seeded
 from online_learning.update import CURRENT
 
-BLOCK_TURNS = 32
-"""Turns scored in one batch; the policy changes only between blocks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Who asks, who rates, and until when."""
-
-    noise: str
-    rate: float
-    num_turns: int
-    num_thumbs: int
-    """The stream ends at this many thumbs, or at `num_turns`, whichever comes first."""
-    seed: int
+OPERATOR = "operator:warmstart"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """The policy after so many turns."""
 
+    phase: int
     num_turns: int
     num_thumbs: int
-    scores: Scores
+    marks: Marks
+    """Of the judged questions that the phase's articles can answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,105 +50,205 @@ class Outcome:
     """What one stream led to."""
 
     points: tuple[Point, ...]
-    """At the start, at the checkpoints, at the end."""
+    """At the beginning and the end of each phase, and at the checkpoints between."""
     rights: tuple[bool, ...]
-    """Whether each served reply was the right one."""
+    """Whether each served reply was right; an operator's turns are left out."""
     num_thumbs: int
+    num_besides: Mapping[str, int]
+    """Signals besides thumbs, by kind."""
     updates: tuple[str, ...]
     """Outcome of each."""
     learner_s: float
     total_s: float
 
 
+@dataclass(slots=True)
+class _Progress:
+    """Where a stream stands."""
+
+    rights: list[bool]
+    points: list[Point]
+    num_thumbs: int = 0
+    learner_s: float = 0.0
+
+
 class Stream:
     """One home, filled turn by turn."""
 
     def __init__(
-        self,
-        settings: Settings,
-        domain: Domain,
-        store: Store,
-        questions: Sequence[Question],
-        judged: Sequence[Question],
-        config: LearnerConfig | None = None,
+        self, settings: Settings, store: Store, scenario: Scenario, plan: Plan, config: LearnerConfig | None = None
     ) -> None:
         self._settings = settings
         self._store = store
-        self._loop: Loop = build_loop(settings, store, config, replace(domain, tests=()))
+        self._scenario = scenario
+        self._plan = plan
+        self._loop: Loop = build_loop(settings, store, config, replace(scenario.domain, tests=()))
         self._model = self._loop.learner.model
-        self._policy = OfflinePolicy(self._model, domain, settings)
-        texts = list(dict.fromkeys(question.text for question in (*questions, *judged)))
-        self._rows = dict(zip(texts, map(_answers_only, self._policy.rows(texts)), strict=True))
-        self._questions = questions
-        self._judged = judged
+        self._policy = OfflinePolicy(self._model, scenario.domain, settings)
+        self._rows = self._prepared()
         self._key = holdout_key(settings.home, settings.seed)
-        self._num_thumbs = 0
-        self._opened: set[str] = set()
+        self._num_said: Counter[str] = Counter()
+        self._last: dict[str, Decision] = {}
+        self._besides: Counter[str] = Counter()
+
+    def _prepared(self) -> list[dict[str, ActRow]]:
+        """By phase, rows by question; neighbouring phases of one domain share them."""
+        tables: list[dict[str, ActRow]] = []
+        domain: Domain | None = None
+        for phase in self._scenario.phases:
+            table: dict[str, ActRow] = tables[-1] if phase.domain is domain else {}
+            domain = phase.domain
+            judged = [self._scenario.judged[i] for i in self._scenario.judged_in(phase)]
+            asked = dict.fromkeys(question.text for question in (*phase.questions, *judged))
+            table |= self._looked_up(domain, [text for text in asked if text not in table])
+            tables.append(table)
+        return tables
+
+    def _looked_up(self, domain: Domain, texts: Sequence[str]) -> dict[str, ActRow]:
+        same = domain is self._scenario.domain
+        policy = self._policy if same else OfflinePolicy(self._model, domain, self._settings)
+        rows = policy.rows(texts) if texts else []
+        return {
+            text: replace(row, legal=self._scenario.legal(row.legal)) for text, row in zip(texts, rows, strict=True)
+        }
 
     @property
     def embeddings(self) -> Embeddings:
         """What the peers see of the same questions and candidates."""
         return embeddings(self._model.encoder, self._rows)
 
-    def run(self, plan: Plan, checkpoints: Sequence[int], progress: Callable[[int, int], None]) -> Outcome:
-        """Ask, answer, rate and learn until the plan's end. `progress` is called with turns and thumbs."""
+    def run(self, checkpoints: Sequence[int], progress: Callable[[int, int], None]) -> Outcome:
+        """Ask, answer, rate and learn until the plan's end. `checkpoints`: thumbs, or turns where the plan ends by
+        turns, after which the policy is judged. `progress` is called with turns and thumbs."""
         self._loop.resume()
-        started, learner_s = time.perf_counter(), 0.0
-        points = [Point(0, 0, self.scores())]
-        rights: list[bool] = []
-        due = [mark for mark in sorted(checkpoints) if mark < plan.num_thumbs]
-        asked = turns(self._questions, plan.num_turns, plan.rate, plan.seed)
-        while self._num_thumbs < plan.num_thumbs and (block := list(islice(asked, BLOCK_TURNS))):
-            rights += self._serve(block, plan)
-            began = time.perf_counter()
-            while self._loop.step():
-                pass
-            learner_s += time.perf_counter() - began
-            if due and self._num_thumbs >= due[0]:
-                points.append(Point(len(rights), self._num_thumbs, self.scores()))
-                due = [mark for mark in due if mark > self._num_thumbs]
-            progress(len(rights), self._num_thumbs)
-        points.append(Point(len(rights), self._num_thumbs, self.scores()))
-        updates = tuple(update.outcome for update in self._store.updates())
+        started, state = time.perf_counter(), _Progress([], [])
+        for number in range(len(self._scenario.phases)):
+            self._play(number, checkpoints, state, progress)
+        updates = tuple(update.outcome for update in self._store.updates(1_000_000))
         total_s = time.perf_counter() - started
-        return Outcome(tuple(points), tuple(rights), self._num_thumbs, updates, learner_s, total_s)
+        return Outcome(
+            tuple(state.points),
+            tuple(state.rights),
+            state.num_thumbs,
+            dict(self._besides),
+            updates,
+            state.learner_s,
+            total_s,
+        )
 
-    def scores(self) -> Scores:
+    def _play(
+        self,
+        number: int,
+        checkpoints: Sequence[int],
+        state: _Progress,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """One phase."""
+        state.points.append(self._point(number, state))
+        plan, talk = self._plan, self._scenario.phases[number].talk()
+        block = next(talk, None)
+        while block and state.num_thumbs < plan.num_thumbs:
+            before = _count(plan, state)
+            rights = self._serve(number, block, state)
+            self._learn(state)
+            block = answered(talk, rights)
+            passed = any(before < mark <= _count(plan, state) for mark in checkpoints)
+            if block and passed and state.num_thumbs < plan.num_thumbs:
+                state.points.append(self._point(number, state))
+            progress(len(state.rights), state.num_thumbs)
+        state.points.append(self._point(number, state))
+
+    def _learn(self, state: _Progress) -> None:
+        began = time.perf_counter()
+        while self._loop.step():
+            pass
+        state.learner_s += time.perf_counter() - began
+
+    def _point(self, number: int, state: _Progress) -> Point:
         """What the policy makes of the questions nobody asks."""
-        rows = [self._rows[question.text] for question in self._judged]
-        return scores_of(self._judged, self._policy.outlooks(rows, CURRENT), CURRENT)
+        judged = self._scenario.judged_in(self._scenario.phases[number])
+        rows = [self._rows[number][self._scenario.judged[i].text] for i in judged]
+        marks = marks_of(self._scenario, judged, self._policy.outlooks(rows, CURRENT))
+        return Point(number, len(state.rights), state.num_thumbs, marks)
 
+    # --- replies ------------------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def _serve(self, block: Sequence[Turn], plan: Plan) -> Iterator[bool]:
-        rows = [self._rows[turn.question.text] for turn in block]
+    def _serve(self, number: int, block: Sequence[Turn], state: _Progress) -> list[bool]:
+        """Answer and hear a block; whether each reply was right."""
+        told = self._scenario.phases[number].told
+        rows = [self._rows[number][turn.question.text] for turn in block]
         logprobs_B_A = self._model.score(rows, [CURRENT] * len(rows)).logprobs_B_A.double().cpu()
-        for turn, row, logprobs_A in zip(block, rows, logprobs_B_A, strict=True):
-            seed = int(seeded(plan.seed, f"act {turn.number}").integers(2**62))
-            decision = self._decide(turn, row, logprobs_A[: len(row.legal)], seed)
-            is_right = decision.act == f"answer:{turn.question.answer}"
-            if turn.rates and self._num_thumbs < plan.num_thumbs:
-                self._vote(decision, thumb(NOISES[plan.noise], is_right=is_right, uniform=turn.uniform))
-            yield is_right
+        rights = []
+        for turn, row, padded_A in zip(block, rows, logprobs_B_A, strict=True):
+            logprobs_A = padded_A[: len(row.legal)]
+            if told:
+                rights.append(self._tell(turn, row, logprobs_A))
+            else:
+                rights.append(self._hear(turn, row, logprobs_A, state))
+        state.rights += [] if told else rights
+        return rights
 
-    def _decide(self, turn: Turn, row: ActRow, logprobs_A: torch.Tensor, seed: int) -> Decision:
-        """Draw an act and store it with its reply, as the server does."""
-        conversation, now = f"c{turn.user}", time.time()
-        if conversation not in self._opened:
-            self._store.add_conversation(Conversation(conversation, f"p{turn.user}", now, self._settings.domain))
-            self._opened.add(conversation)
+    def _hear(self, turn: Turn, row: ActRow, logprobs_A: torch.Tensor, state: _Progress) -> bool:
+        """One person's turn: the reply, the thumb, and what else they do."""
+        plan, before = self._plan, self._last.get(f"c{turn.user}")
+        reply = self._reply(f"c{turn.user}", f"p{turn.user}", f"d{turn.number}", turn, row, logprobs_A)
+        right = is_right(reply.act, turn.question)
+        if turn.rates and state.num_thumbs < plan.num_thumbs:
+            p_up = self._scenario.p_up(turn.question, reply.act, NOISES[plan.noise])
+            self._vote(reply, 1 if turn.uniform < p_up else -1, reply.person_id)
+            state.num_thumbs += 1
+        for signal in self._scenario.besides(turn, reply, right, before):
+            self._store.add_signal(signal)
+            self._besides[signal.kind.value] += 1
+        return right
+
+    def _tell(self, turn: Turn, row: ActRow, logprobs_A: torch.Tensor) -> bool:
+        """An operator's turn: the drawn reply is confirmed or refused, and a refused one replaced by the right act.
+
+        The replacement was not drawn, so its stored probability is no propensity. Such rows never go to the gate,
+        which weighs by propensities; in the loss the weight is pi_prox / mu of a row scored under its own version.
+        """
+        chat, name = f"w{turn.user}", f"wd{turn.number}"
+        reply = self._reply(chat, OPERATOR, name, turn, row, logprobs_A)
+        right = is_right(reply.act, turn.question)
+        self._vote(reply, 1 if right else -1, OPERATOR, source="operator")
+        acts = [act.act for act in row.legal]
+        if not right and not reply.holdout and label(turn.question) in acts:
+            place = acts.index(label(turn.question))
+            shown = self._reply(chat, OPERATOR, f"{name}-right", turn, row, logprobs_A, place)
+            self._vote(shown, 1, OPERATOR, source="operator")
+        return right
+
+    def _reply(
+        self,
+        conversation: str,
+        person: str,
+        name: str,
+        turn: Turn,
+        row: ActRow,
+        logprobs_A: torch.Tensor,
+        chosen: int | None = None,
+    ) -> Decision:
+        """Draw an act, or take `chosen`, and store it with its reply, as the server does."""
+        now = time.time()
+        if not self._num_said[conversation]:
+            self._store.add_conversation(Conversation(conversation, person, now, self._settings.domain))
+        self._num_said[conversation] += 1
+        if chosen is None:
+            chosen = draw(logprobs_A, int(seeded(self._plan.seed, f"act {name[1:]}").integers(2**62)))
         state = State(conversation, (Said("user", turn.question.text),))
         decision = Decision(
-            id=f"d{turn.number}",
+            id=name,
             conversation_id=conversation,
-            person_id=f"p{turn.user}",
-            turn=turn.number % TURNS_PER_USER + 1,
+            person_id=person,
+            turn=self._num_said[conversation],
             created_at=now,
             query=render.query_text(state),
             query_ids=row.query_ids,
             prompt=row.prompt,
             legal=row.legal,
             logprobs=tuple(logprobs_A.tolist()),
-            chosen=draw(logprobs_A, seed),
+            chosen=chosen,
             mode=int(logprobs_A.argmax()),
             value=0.0,
             version=self._loop.adapters.champion().version,
@@ -171,54 +260,70 @@ class Stream:
             holdout=is_holdout(conversation, self._key, self._settings.learn.holdout_share),
             timings_ms={},
         )
-        reply = Message(f"m{turn.number}", conversation, 0, "bot", "", now, decision_id=decision.id, act=decision.act)
+        reply = Message(f"m-{name}", conversation, 0, "bot", "", now, decision_id=decision.id, act=decision.act)
         self._store.add_reply(reply, decision)
+        self._last[conversation] = decision
         return decision
 
-    def _vote(self, decision: Decision, value: int) -> None:
-        self._num_thumbs += 1
+    def _vote(self, decision: Decision, value: int, author: str, source: str = "user") -> None:
         self._store.add_signal(
             Signal(
                 key=f"k-{decision.id}",
                 conversation_id=decision.conversation_id,
                 kind=SignalKind.THUMB,
                 value=float(value),
-                author=decision.person_id,
+                author=author,
                 created_at=time.time(),
                 decision_id=decision.id,
+                source=source,
             )
         )
 
 
+def _count(plan: Plan, state: _Progress) -> int:
+    """What checkpoints are counted in."""
+    return len(state.rights) if plan.num_thumbs >= plan.num_turns and plan.rate < 1 else state.num_thumbs
+
+
+# --- what peers see ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class View:
+    """A question and its candidates as the base encoder sees them."""
+
+    state_D: Floats
+    """Unit vector."""
+    candidates: Ints
+    """Indices into `Embeddings.acts`."""
+    similarity: Floats
+    """Cosine of question and candidate, the act's fixed share of the score included; in the order of `candidates`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Questions and candidates as the base encoder sees them: all that the peers are given."""
+    """All that the peers are given."""
 
     acts: tuple[str, ...]
     """Every act that is ever a candidate."""
-    states: Mapping[str, Floats]
-    """Unit vector [D] by question."""
-    candidates: Mapping[str, Ints]
-    """Indices into `acts`, by question."""
-    similarity: Mapping[str, Floats]
-    """Cosine of question and candidate, in the order of `candidates`."""
+    views: Sequence[Mapping[str, View]]
+    """By phase and question."""
+    temperature: float
+    """That the policy divides by."""
 
 
-def embeddings(encoder: EncoderPart, rows: Mapping[str, ActRow]) -> Embeddings:
+def embeddings(encoder: EncoderPart, phases: Sequence[Mapping[str, ActRow]]) -> Embeddings:
     """The base encoder's view of prepared questions."""
-    acts = tuple(sorted({act.act for row in rows.values() for act in row.legal}))
+    acts = tuple(sorted({act.act for rows in phases for row in rows.values() for act in row.legal}))
     place = {act: i for i, act in enumerate(acts)}
-    states, candidates, similarity = {}, {}, {}
-    for text, row in rows.items():
-        state_D = encoder.embed_ids([row.query_ids], [BASE])[0]
-        similarity[text] = (encoder.act_vectors(row.legal) @ state_D).cpu().numpy()
-        states[text] = state_D.cpu().numpy()
-        candidates[text] = np.array([place[act.act] for act in row.legal])
-    return Embeddings(acts, states, candidates, similarity)
+    views = [{text: _view(encoder, row, place) for text, row in rows.items()} for rows in phases]
+    return Embeddings(acts, views, next(iter(phases[0].values())).temperature)
 
 
-def _answers_only(row: ActRow) -> ActRow:
-    return replace(row, legal=tuple(act for act in row.legal if act.act.startswith("answer:")))
+def _view(encoder: EncoderPart, row: ActRow, place: Mapping[str, int]) -> View:
+    state_D = encoder.embed_ids([row.query_ids], [BASE])[0]
+    fixed_A = np.array([act.prior_logit for act in row.legal]) * row.temperature
+    cosine_A = (encoder.act_vectors(row.legal) @ state_D).cpu().numpy()
+    candidates = np.array([place[act.act] for act in row.legal])
+    return View(state_D.cpu().numpy(), candidates, cosine_A + fixed_A.astype(np.float32))
 
 
 def bench_settings(settings: Settings, home: Path, seed: int) -> Settings:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from bot.policy.adapters import AdapterStore
 from bot.policy.engine import Engine
 from bot.policy.model import EncoderPart, PolicyModel
 from bot.policy.types import ActRequest
-from online_learning.bench.peers import Bandit, Cases, Retriever, accuracy, probe_accuracy, run_peer
-from online_learning.bench.stream import Embeddings, Plan, Stream, bench_settings
+from online_learning.bench.peers import Bandit, Cases, Retriever, judge, probe, run_peer
+from online_learning.bench.scenario import Material, Phase, Plan, Scenario, in_blocks, plain
+from online_learning.bench.stream import Embeddings, Stream, View, bench_settings
 from online_learning.evaluate import Question
+from online_learning.simulate.users import turns
 from online_learning.statistics import seeded
 from tests.learner_rig import ARTICLES, QUICK, Home, open_home, tiny_models
 
@@ -38,14 +42,15 @@ def home(tmp_path: Path, models: Path) -> Iterator[Home]:
         yield opened
 
 
-def streamed(home: Home) -> Stream:
-    settings = bench_settings(home.settings, home.settings.home, 0)
-    return Stream(settings, home.domain, home.store, QUESTIONS, QUESTIONS, QUICK)
+def streamed(home: Home, plan: Plan = PLAN) -> Stream:
+    settings = bench_settings(home.settings, home.settings.home, plan.seed)
+    scenario = plain(Material(home.domain, QUESTIONS, QUESTIONS), plan)
+    return Stream(settings, home.store, scenario, plan, QUICK)
 
 
 def test_the_stream_serves_what_the_engine_would(home: Home) -> None:
     """Under every version that was published: the same distribution and, from the same seed, the same act."""
-    outcome = streamed(home).run(PLAN, (), lambda *_: None)
+    outcome = streamed(home).run((), lambda *_: None)
     assert outcome.updates.count("published") >= 2
     decisions = [home.store.decision(f"d{number}") for number in range(64)]
     assert len({decision.version for decision in decisions}) >= 2
@@ -70,10 +75,8 @@ def test_a_seed_gives_the_same_stream_twice(tmp_path: Path, models: Path) -> Non
     found = []
     for number, seed in enumerate((3, 3, 4)):
         with open_home(tmp_path / str(number), models, learn={"update_every": 16}) as home:
-            settings = bench_settings(home.settings, home.settings.home, seed)
-            stream = Stream(settings, home.domain, home.store, QUESTIONS, QUESTIONS, QUICK)
-            outcome = stream.run(Plan("mild", 0.5, 70, 64, seed), (32,), lambda *_: None)
-            found.append((outcome.rights, outcome.num_thumbs, outcome.points[-1].scores.served.tolist()))
+            outcome = streamed(home, Plan("mild", 0.5, 70, 64, seed)).run((32,), lambda *_: None)
+            found.append((outcome.rights, outcome.num_thumbs, outcome.points[-1].marks["served"].tolist()))
     assert found[0] == found[1] != found[2]
 
 
@@ -134,38 +137,49 @@ def test_too_few_rows_are_refused_in_one_line(home: Home, capsys: pytest.Capture
 # --- peers ------------------------------------------------------------------------------------------------------------
 
 
-def view(**overrides: dict[str, np.ndarray]) -> Embeddings:
+STATES = {"a": [1.0, 0.0], "a again": [0.995, 0.1], "far": [0.0, 1.0]}
+ACTS = ("answer:x", "answer:y", "answer:z")
+JUDGED = [Question("a again", "y"), Question("far", "z")]
+
+
+def view(text: str) -> View:
     """Two questions side by side, a third apart; three candidates of the same similarity."""
-    states = {"a": np.array([1.0, 0.0]), "a again": np.array([0.995, 0.1]), "far": np.array([0.0, 1.0])}
-    fields = {
-        "states": {text: (v / np.linalg.norm(v)).astype(np.float32) for text, v in states.items()},
-        "candidates": dict.fromkeys(states, np.array([0, 1, 2])),
-        "similarity": dict.fromkeys(states, np.array([0.5, 0.5, 0.5], dtype=np.float32)),
-    } | overrides
-    return Embeddings(("answer:x", "answer:y", "answer:z"), **fields)
+    state = np.array(STATES[text])
+    return View((state / np.linalg.norm(state)).astype(np.float32), np.array([0, 1, 2]), np.array([0.5, 0.5, 0.5]))
+
+
+SEEN = Embeddings(ACTS, [{text: view(text) for text in STATES}], 0.02)
+
+
+def asked(home: Home, questions: list[Question], plan: Plan) -> Scenario:
+    """One phase, in the order of `simulate.users`."""
+    domain = replace(home.domain, articles=dict.fromkeys("xyz", next(iter(home.domain.articles.values()))))
+    talk = partial(turns, questions, plan.num_turns, plan.rate, plan.seed)
+    return Scenario((Phase(domain, questions, lambda: in_blocks(talk())),), JUDGED)
 
 
 def test_cases_move_similar_questions_and_leave_others() -> None:
     """One liked and one disliked answer: mean reward 0, kernel 1 on the question itself, so 0.5 +- 0.3 * 1 / 2."""
-    peer = Cases(view())
-    peer.learn(["a", "a"], np.array([0, 1]), np.array([1.0, -1.0]))
-    own, near, far = peer.scores(["a", "a again", "far"])
+    peer = Cases()
+    peer.learn([view("a"), view("a")], np.array([0, 1]), np.array([1.0, -1.0]))
+    own, near, far = peer.scores([view("a"), view("a again"), view("far")])
     assert own == pytest.approx([0.65, 0.35, 0.5])
     assert near[0] > 0.6
     assert near[1] < 0.4
     assert far == pytest.approx([0.5, 0.5, 0.5], abs=1e-3)
 
 
-def test_a_bandit_and_cases_learn_from_thumbs_what_a_retriever_never_does() -> None:
+def test_a_bandit_and_cases_learn_from_thumbs_what_a_retriever_never_does(home: Home) -> None:
     """Clean thumbs on two questions with one right answer each, which similarity cannot tell."""
-    asked = [Question("a", "y"), Question("far", "z")] * 60
-    judged = [Question("a again", "y"), Question("far", "z")]
-    for peer, reached in ((Bandit(view()), 1.0), (Cases(view()), 1.0), (Retriever(view()), 0.0)):
-        assert run_peer(peer, view(), Plan("clean", 1.0, 120, 120, 0), asked, judged) == reached
+    plan = Plan("clean", 1.0, 120, 120, 0)
+    scenario = asked(home, [Question("a", "y"), Question("far", "z")] * 60, plan)
+    for peer, reached in ((Bandit(3), 1.0), (Cases(), 1.0), (Retriever(), 0.0)):
+        assert run_peer(peer, SEEN, scenario, plan).accuracy == reached
 
 
-def test_the_probe_is_told_every_label() -> None:
+def test_the_probe_is_told_every_label(home: Home) -> None:
     """And so gets right what lies apart."""
-    labelled = [Question("a", "y"), Question("far", "z")]
-    assert probe_accuracy(view(), labelled, [Question("a again", "y"), Question("far", "z")]) == 1.0
-    assert accuracy(Retriever(view()), view(), labelled) == 0.0
+    scenario = asked(home, JUDGED, PLAN)
+    taught = probe([(view("a"), "answer:y"), (view("far"), "answer:z")], SEEN)
+    assert judge(taught, SEEN, scenario, 0)["right"].tolist() == [1.0, 1.0]
+    assert judge(Retriever(), SEEN, scenario, 0)["right"].tolist() == [0.0, 0.0]
