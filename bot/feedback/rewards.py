@@ -1,24 +1,29 @@
-"""From signals to rewards: pure, deterministic, explained.
+"""From signals to rewards: pure (but for a developer's scorers), deterministic, explained.
 
 1. Of the signals of one conversation keep those in force: the newest of each (kind, target, author).
-2. Each gives a term by its rule; withdrawn ones and kinds without a rule give none.
-3. A signal about a reply is a `reply` term of that decision; a signal about the conversation is a `conversation` term of
-   the last decision made before it. What came earlier than any decision is nobody's doing.
-4. Terms of one (decision, scope) are summed under the person cap and the clip. Both show as terms of their own, so the
-   terms of a reward always add up to its value.
+2. Each gives terms by the rules that hear it; withdrawn ones and kinds without a rule give none.
+3. By default a signal about a reply is a `reply` term of that decision, and a signal about the conversation a
+   `conversation` term of the last decision made before it. What came earlier than any decision is nobody's doing.
+4. Rules that hear no signal speak of replies that got a `reply` term so far. A reply nobody spoke about stays unrated.
+5. Terms of one (decision, scope) are summed under the bound on thumbs, the person cap and the clip. What these take away
+   shows as terms of its own, so the terms of a reward always add up to its value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 
-from bot.conversation import Decision, RewardTerm, Signal, SignalKind
+from bot.conversation import RewardTerm, Signal, SignalKind
+from bot.feedback.measures import Chat, Facts, Step
+from bot.feedback.rewards_mixed import Share, ride_along, shares_of_rules
 from bot.feedback.rules import Rules, RuleSet
+from bot.feedback.rules_checks import success
 
 REPLY = "reply"
 CONVERSATION = "conversation"
+NO_FACTS = Facts()
 
 _OUTCOME_TRUST = {"system": 0, "user": 1, "operator": 2, "backoffice": 3}
 """Whose word on the outcome counts where several spoke: the highest."""
@@ -35,13 +40,11 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
-    """One signal's term, before caps."""
+class Earned:
+    """What a conversation's decisions earned, and what could not be computed (one line each)."""
 
-    decision_id: str
-    scope: str
-    author: str
-    term: RewardTerm
+    credits: tuple[Credit, ...]
+    failures: tuple[str, ...] = ()
 
 
 def in_force(signals: Iterable[Signal]) -> list[Signal]:
@@ -57,16 +60,46 @@ def slot(signal: Signal) -> tuple[str, str, str, str]:
     return (signal.kind, signal.conversation_id, signal.decision_id, signal.author)
 
 
-def rewards_for(decisions: Sequence[Decision], signals: Sequence[Signal], rules: Rules) -> list[Credit]:
+def rewards_for(
+    decisions: Sequence[Step], signals: Sequence[Signal], rules: Rules, facts: Facts = NO_FACTS
+) -> list[Credit]:
     """What the decisions of one conversation earned, in order of the first signal that speaks of each.
 
     A decision and scope without any term is absent: unrated, which is not 0.
     """
-    shares = [share for signal in _heard(in_force(signals)) if (share := _share(signal, decisions, rules.rules))]
-    grouped: dict[tuple[str, str], list[_Share]] = {}
+    return list(earn(decisions, signals, rules, facts).credits)
+
+
+def earn(
+    decisions: Sequence[Step],
+    signals: Sequence[Signal],
+    rules: Rules,
+    facts: Facts = NO_FACTS,
+    old_enough: Mapping[float, Sequence[Signal]] | None = None,
+) -> Earned:
+    """As `rewards_for`, and what failed on the way.
+
+    `old_enough`: delay in seconds -> the signals that have waited so long, for rules with a delay; those of a delay that
+    is absent hear `signals`.
+    """
+    heard = {0.0: _heard(in_force(signals))}
+    heard |= {delay_s: _heard(in_force(waited)) for delay_s, waited in (old_enough or {}).items()}
+    chat = Chat(decisions, {s.decision_id: s.comment for s in heard[0.0] if _is_correction(s)}, facts)
+    shares = [share for signal in heard[0.0] if (share := _share(signal, decisions, rules.rules))]
+    mixed, failures = shares_of_rules(chat, rules, heard, _target)
+    shares = sorted([*shares, *mixed], key=lambda share: share.term.signal_seq)
+    grouped: dict[tuple[str, str], list[Share]] = {}
     for share in _first_of_each_person(shares, rules.caps.person_conversation):
         grouped.setdefault((share.decision_id, share.scope), []).append(share)
-    return [_credit(decision_id, scope, group, rules) for (decision_id, scope), group in grouped.items()]
+    riding, more_failures = ride_along(chat, rules, [id_ for id_, scope in grouped if scope == REPLY])
+    for share in riding:
+        grouped[share.decision_id, share.scope].append(share)
+    found = tuple(_credit(decision_id, scope, group, rules) for (decision_id, scope), group in grouped.items())
+    return Earned(found, (*failures, *more_failures))
+
+
+def _is_correction(signal: Signal) -> bool:
+    return signal.kind == SignalKind.CORRECTION and bool(signal.decision_id and signal.comment)
 
 
 def _heard(signals: Sequence[Signal]) -> list[Signal]:
@@ -76,25 +109,26 @@ def _heard(signals: Sequence[Signal]) -> list[Signal]:
     return [signal for signal in signals if signal.kind != SignalKind.OUTCOME or signal is best]
 
 
-def _share(signal: Signal, decisions: Sequence[Decision], rules: RuleSet) -> _Share | None:
+def _share(signal: Signal, decisions: Sequence[Step], rules: RuleSet) -> Share | None:
     worth = _WORTH.get(signal.kind)
     value = worth(signal, rules) if worth else None
-    target = _target(signal, decisions)
-    if not value or target is None:
+    place = _target(signal, decisions) if value else None
+    if not value or place is None:
         return None
     scope = REPLY if signal.decision_id else CONVERSATION
-    return _Share(target, scope, signal.author, RewardTerm(signal.kind.value, value, signal.seq))
+    term = RewardTerm(signal.kind.value, value, signal.seq)
+    return Share(decisions[place].id, scope, signal.author, term, signal.kind == SignalKind.THUMB)
 
 
-def _target(signal: Signal, decisions: Sequence[Decision]) -> str | None:
-    """The decision a signal speaks of."""
+def _target(signal: Signal, decisions: Sequence[Step]) -> int | None:
+    """The place of the decision that a signal speaks of."""
     if signal.decision_id:
-        return signal.decision_id if any(decision.id == signal.decision_id for decision in decisions) else None
-    before = [decision for decision in decisions if decision.created_at <= signal.created_at]
-    return before[-1].id if before else None
+        return next((i for i, decision in enumerate(decisions) if decision.id == signal.decision_id), None)
+    before = [i for i, decision in enumerate(decisions) if decision.created_at <= signal.created_at]
+    return before[-1] if before else None
 
 
-def _first_of_each_person(shares: Iterable[_Share], cap: int) -> list[_Share]:
+def _first_of_each_person(shares: Iterable[Share], cap: int) -> list[Share]:
     """Drop what a person says about more than `cap` (decision, scope) pairs of the conversation."""
     spoken: dict[str, set[tuple[str, str]]] = {}
     kept = []
@@ -106,13 +140,28 @@ def _first_of_each_person(shares: Iterable[_Share], cap: int) -> list[_Share]:
     return kept
 
 
-def _credit(decision_id: str, scope: str, shares: Sequence[_Share], rules: Rules) -> Credit:
+def _credit(decision_id: str, scope: str, shares: Sequence[Share], rules: Rules) -> Credit:
+    if rules.rewards:
+        shares = _thumbs_bounded(shares, success(rules))
     terms = [share.term for share in shares]
-    for author in dict.fromkeys(share.author for share in shares):
+    for author in dict.fromkeys(share.author for share in shares if share.author):
         cap = rules.caps.person_reward
         terms += _bounded("person_cap", [share.term for share in shares if share.author == author], -cap, cap)
     terms += _bounded("clip", terms, rules.clip.low, rules.clip.high)
     return Credit(decision_id, scope, fsum(term.value for term in terms), tuple(terms))
+
+
+def _thumbs_bounded(shares: Sequence[Share], bound: float) -> list[Share]:
+    """Thumbs together weigh no more than task success (DESIGN section 6, invariant 6), formulas included."""
+    total = abs(fsum(share.term.value for share in shares if share.is_thumb))
+    if total <= bound:
+        return list(shares)
+    taken = [replace(s, term=_scaled(s.term, "thumb_cap", bound / total - 1)) for s in shares if s.is_thumb]
+    return [*shares, *taken]
+
+
+def _scaled(term: RewardTerm, name: str, factor: float) -> RewardTerm:
+    return RewardTerm(name, term.value * factor, term.signal_seq)
 
 
 def _bounded(name: str, terms: Sequence[RewardTerm], low: float, high: float) -> list[RewardTerm]:

@@ -1,271 +1,136 @@
-"""Reward rules, version 1: what a domain's `rewards.yml` says a signal is worth. Data only; `rewards` applies them.
+"""Reward rules: reading a domain's `rewards.yml`, which says what a signal is worth.
 
-Loading refuses what it does not know, with `file:line: expected ..., got ...`, and refuses rules under which a thumb
-could outweigh task success (DESIGN section 6, invariant 6).
+1. The text becomes YAML nodes, which know their places (`rules_reader`).
+2. Nodes become records (`rules_records`): every key known, every value of its type, every formula checked.
+3. What must hold between values is checked (`rules_checks`): a thumb may never outweigh task success.
+
+The first mistake is a RulesError: `file:line:column: expected ..., got ... (did you mean ...?)`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import fields, replace
+from functools import partial
+from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from bot.conversation import digest
-from bot.errors import DomainError
+from bot.feedback.expressions import Expression, ExpressionError
+from bot.feedback.rules_checks import KNOWN_NAMES, problems
+from bot.feedback.rules_reader import Reader, RulesError, compose, find, shown
+from bot.feedback.rules_records import (
+    FORMAT_2_ONLY,
+    Caps,
+    Clip,
+    CsatRule,
+    HandoverRule,
+    NamedReward,
+    OutcomeRule,
+    Reach,
+    RephraseRule,
+    Rule,
+    RuleCap,
+    Rules,
+    RuleSet,
+    ScorerSpec,
+    Span,
+    ThumbRule,
+    When,
+)
 
-T = TypeVar("T")
-
-FORMAT = 1
-"""The only `version:` of rules file this release reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class ThumbRule:
-    """A thumb on one reply. A withdrawn thumb (0) is no reward at all: the reply is unrated again."""
-
-    up: float
-    down: float
-    up_reasons: Mapping[str, float] = field(default_factory=dict)
-    """Reason chip -> what it adds to a thumb up. It can cancel the thumb, never turn it round."""
-    down_reasons: Mapping[str, float] = field(default_factory=dict)
-    """The same for a thumb down."""
-
-    def heaviest(self) -> float:
-        """The largest absolute value that this rule can give."""
-        praise = sum(change for change in self.up_reasons.values() if change > 0)
-        blame = sum(change for change in self.down_reasons.values() if change < 0)
-        return max(self.up + praise, -(self.down + blame))
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeRule:
-    """Whether the conversation solved the person's problem. A back office's word replaces the person's."""
-
-    solved: float
-    not_solved: float
-
-
-@dataclass(frozen=True, slots=True)
-class HandoverRule:
-    """The person asked for a human being."""
-
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class RephraseRule:
-    """The person asked nearly the same again: the answer before was probably wrong."""
-
-    value: float
-    min_similarity: float = 0.0
-    """Weaker similarities (0..1) count for nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class CsatRule:
-    """A score of 1 to 5 for the conversation: linear from `worst` at 1 to `best` at 5."""
-
-    worst: float
-    best: float
-
-
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """How much one person can move."""
-
-    person_reward: float = 1.0
-    """Largest absolute sum of one person's terms in one reward."""
-    person_conversation: int = 50
-    """Rewards of one conversation that one person can take part in; the first ones count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """Bounds of a whole reward."""
-
-    low: float = -1.0
-    high: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class RuleSet:
-    """One rule per kind of signal; a kind without a rule gives no reward."""
-
-    thumb: ThumbRule | None = None
-    outcome: OutcomeRule | None = None
-    handover: HandoverRule | None = None
-    rephrase: RephraseRule | None = None
-    csat: CsatRule | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """A whole rules file."""
-
-    version: int
-    rules: RuleSet
-    clip: Clip = field(default_factory=Clip)
-    caps: Caps = field(default_factory=Caps)
-    settle_s: float | None = None
-    """How long a signal may still be changed before it counts; None leaves it to the settings."""
-
-    @property
-    def rules_hash(self) -> str:
-        """Content hash: the same for files that differ in comments, order or spelling of numbers only."""
-        return digest(json.dumps(asdict(self), sort_keys=True))
+__all__ = [
+    "Caps",
+    "Clip",
+    "CsatRule",
+    "HandoverRule",
+    "NamedReward",
+    "OutcomeRule",
+    "Reach",
+    "RephraseRule",
+    "Rule",
+    "RuleCap",
+    "RuleSet",
+    "Rules",
+    "RulesError",
+    "ScorerSpec",
+    "Span",
+    "ThumbRule",
+    "When",
+    "json_schema",
+    "load_rules",
+    "parse_rules",
+]
 
 
 def load_rules(path: Path) -> Rules:
-    """Read a rules file. Raises DomainError `file:line: expected ..., got ...`."""
+    """Read a rules file. Raises RulesError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DomainError(f"{path}:1: expected a rules file in UTF-8, got {error}") from error
-    return parse_rules(text, str(path))
+        raise RulesError(str(path), 1, 1, "a rules file in UTF-8", str(error)) from error
+    return parse_rules(text, str(path), path.parent)
 
 
-def parse_rules(text: str, source: str = "rewards.yml") -> Rules:
-    """Read rules from YAML text; `source` names the file in errors. Raises DomainError."""
+def parse_rules(text: str, source: str = "rewards.yml", folder: Path | None = None) -> Rules:
+    """Read rules from YAML text; `source` names the file in errors, `folder` is where scorers are looked for.
+
+    Raises RulesError at the first mistake.
+    """
+    root = compose(text, source)
+    scorers = find(root, "scorers", inside=True)
+    own = [key.value for key, _ in scorers.value] if isinstance(scorers, yaml.MappingNode) else []
+    reader = Reader(source, {Expression: partial(_formula, [*KNOWN_NAMES, *own]), Span: _span, Reach: _reach})
+    rules = reader.record(Rules, root, "rules file", _keys(root))
+    if rules.version == 1 and find(root, "rules") is root:
+        reader.refuse(root, "`rules` in rules file", "nothing")
+    for path, expected, got, hint in problems(rules):
+        reader.refuse(find(root, path), expected, str(got), hint)
+    return replace(rules, folder=str(folder.resolve())) if folder else rules
+
+
+def json_schema() -> str:
+    """The JSON Schema of rules files, for editors that complete and check them."""
+    return (resources.files("bot.feedback") / "rewards.schema.json").read_text(encoding="utf-8")
+
+
+def _keys(root: yaml.Node) -> list[str]:
+    """The keys that a file of this format may have."""
+    version = find(root, "version", inside=True)
+    is_first = isinstance(version, yaml.ScalarNode) and version.value == "1"
+    hidden = ("folder", *(FORMAT_2_ONLY if is_first else ()))
+    return [field.name for field in fields(Rules) if field.name not in hidden]
+
+
+def _formula(known: Collection[str], reader: Reader, node: yaml.Node, name: str) -> Expression:
+    if reader.is_number(node):
+        return Expression.of(reader.number(node, name))
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DomainError(f"{source}:{line}: expected YAML, got a mistake: {problem}") from error
-    if root is None:
-        raise DomainError(f"{source}:1: expected rules, got an empty file")
-    rules = _Reader(source).record(Rules, root, "rules file")
-    _check_meaning(rules, source, _lines(root))
-    return rules
+        return Expression.parse(reader.word(node, name), known)
+    except ExpressionError as error:
+        style = node.style if isinstance(node, yaml.ScalarNode) else None
+        offset = 0 if style in {"|", ">"} else error.column + (style is not None)
+        reader.refuse(node, f"{error.expected} in {name}", error.got, error.hint, offset)
 
 
-class _Reader:
-    """Builds frozen records out of YAML nodes, which still know their lines."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-
-    def record(self, kind: type[T], node: yaml.Node, name: str) -> T:
-        """A dataclass from a mapping: every key known, every value of the declared type, nothing required missing."""
-        hints = get_type_hints(kind)
-        known: dict[str, Field[Any]] = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-        values: dict[str, Any] = {}
-        for key, child in self._items(node, name):
-            if key.value not in known:
-                self._refuse(key, f"one of {', '.join(known)} in {name}", repr(key.value))
-            values[key.value] = self.value(hints[key.value], child, key.value)
-        for missing in (f.name for f in known.values() if f.name not in values and _required(f)):
-            self._refuse(node, f"`{missing}` in {name}", "nothing")
-        return kind(**values)
-
-    def value(self, kind: Any, node: yaml.Node, name: str) -> Any:
-        """One value of a declared type."""
-        options = get_args(kind)
-        if type(None) in options:
-            return None if node.tag == _NULL else self.value(options[0], node, name)
-        if kind == Mapping[str, float]:
-            return {key.value: self._number(child, f"{name}.{key.value}") for key, child in self._items(node, name)}
-        if kind is float:
-            return self._number(node, name)
-        if kind is int:
-            return self._whole(node, name)
-        return self.record(kind, node, name)
-
-    def _items(self, node: yaml.Node, name: str) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
-        if not isinstance(node, yaml.MappingNode):
-            self._refuse(node, f"a mapping for {name}", _shown(node))
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self._refuse(key, f"a plain key in {name}", _shown(key))
-            if key.value in seen:
-                self._refuse(key, f"each key of {name} once", f"{key.value!r} twice")
-            seen.add(key.value)
-        return list(node.value)
-
-    def _number(self, node: yaml.Node, name: str) -> float:
-        try:
-            number = float(node.value) if node.tag in (_INT, _FLOAT) else math.nan
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            self._refuse(node, f"a number for {name}", _shown(node))
-        return number
-
-    def _whole(self, node: yaml.Node, name: str) -> int:
-        number = self._number(node, name)
-        if not number.is_integer():
-            self._refuse(node, f"a whole number for {name}", _shown(node))
-        return int(number)
-
-    def _refuse(self, node: yaml.Node, expected: str, got: str) -> None:
-        raise DomainError(f"{self._source}:{node.start_mark.line + 1}: expected {expected}, got {got}")
+def _span(reader: Reader, node: yaml.Node, name: str) -> Span:
+    """`1`, or `{min: 1, max: 3}` with either left out."""
+    if not isinstance(node, yaml.MappingNode):
+        number = reader.number(node, name)
+        return Span(number, number)
+    bounds = {key.value: reader.number(child, key.value) for key, child in reader.items(node, name)}
+    for key, _ in node.value:
+        if key.value not in {"min", "max"}:
+            reader.refuse(key, f"min or max in {name}", repr(key.value))
+    return Span(bounds.get("min"), bounds.get("max"))
 
 
-_INT, _FLOAT, _NULL = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "null"))
-
-
-def _required(declared: Field[Any]) -> bool:
-    return declared.default is MISSING and declared.default_factory is MISSING
-
-
-def _shown(node: yaml.Node) -> str:
-    if isinstance(node, yaml.ScalarNode):
-        return repr(node.value)
-    return "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
-
-
-def _lines(root: yaml.Node) -> dict[str, int]:
-    """Line of each key, two levels deep: `clip`, `rules.thumb`."""
-    lines: dict[str, int] = {}
-    for key, child in root.value:
-        lines[key.value] = key.start_mark.line + 1
-        if isinstance(child, yaml.MappingNode):
-            lines |= {f"{key.value}.{inner.value}": inner.start_mark.line + 1 for inner, _ in child.value}
-    return lines
-
-
-def _check_meaning(rules: Rules, source: str, lines: Mapping[str, int]) -> None:
-    for key, holds, expected, got in _meanings(rules):
-        if not holds:
-            raise DomainError(f"{source}:{lines.get(key, 1)}: expected {expected}, got {got}")
-
-
-def _meanings(rules: Rules) -> list[tuple[str, bool, str, object]]:
-    """(key to blame, whether it holds, what was expected, what was got)."""
-    clip, caps, given = rules.clip, rules.caps, rules.rules
-    checks: list[tuple[str, bool, str, object]] = [
-        ("version", rules.version == FORMAT, f"version: {FORMAT}", rules.version),
-        ("clip", -1 <= clip.low < 0 < clip.high <= 1, "-1 <= low < 0 < high <= 1", f"{clip.low} and {clip.high}"),
-        ("caps.person_reward", caps.person_reward > 0, "a positive person_reward", caps.person_reward),
-        ("caps.person_conversation", caps.person_conversation > 0, "a positive count", caps.person_conversation),
-        ("settle_s", rules.settle_s is None or rules.settle_s >= 0, "settle_s of at least 0", rules.settle_s),
-    ]
-    for name, bad, good in _opposites(given):
-        checks.append((f"rules.{name}", bad < 0 < good, f"{name}: bad < 0 < good", f"{bad} and {good}"))
-    for name, rule in (("handover", given.handover), ("rephrase", given.rephrase)):
-        if rule is not None:
-            checks.append((f"rules.{name}", rule.value <= 0, f"{name}: a value of at most 0", rule.value))
-    return checks + _thumbs_stay_lighter(given)
-
-
-def _opposites(given: RuleSet) -> list[tuple[str, float, float]]:
-    thumb, outcome, csat = given.thumb, given.outcome, given.csat
-    found = [("thumb", thumb.down, thumb.up)] if thumb else []
-    found += [("outcome", outcome.not_solved, outcome.solved)] if outcome else []
-    return found + ([("csat", csat.worst, csat.best)] if csat else [])
-
-
-def _thumbs_stay_lighter(given: RuleSet) -> list[tuple[str, bool, str, object]]:
-    if given.thumb is None:
-        return []
-    success = min(given.outcome.solved, -given.outcome.not_solved) if given.outcome else 0.0
-    heaviest = given.thumb.heaviest()
-    expected = f"thumbs (reasons included) no heavier than the outcome rule ({success:g})"
-    return [("rules.thumb", heaviest <= success, expected, f"{heaviest:g}")]
+def _reach(reader: Reader, node: yaml.Node, name: str) -> Reach:
+    """`reply`, `conversation`, or `{last: n}`."""
+    if isinstance(node, yaml.ScalarNode) and node.value in {"reply", "conversation"}:
+        return Reach(node.value)
+    items = reader.items(node, name) if isinstance(node, yaml.MappingNode) else []
+    if len(items) != 1 or items[0][0].value != "last":
+        reader.refuse(node, f"reply, conversation or {{last: n}} for {name}", shown(node))
+    return Reach("reply", reader.value(int, items[0][1], "last"))

@@ -42,32 +42,33 @@ def test_the_shortest_useful_file_gets_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "rewards.yml:1: expected rules, got an empty file"),
-        ("- a\n", "rewards.yml:1: expected a mapping for rules file, got a list"),
-        ("version: 1\nrules: [\n", "rewards.yml:3: expected YAML, got a mistake"),
-        ("a\0b", "rewards.yml:1: expected YAML, got a mistake"),
-        ("rules: {}\n", "rewards.yml:1: expected `version` in rules file, got nothing"),
-        ("version: 2\nrules: {}\n", "rewards.yml:1: expected version: 1, got 2"),
-        ("rules: {}\nversion: yes\n", "rewards.yml:2: expected a number for version, got 'yes'"),
-        ("rules: {}\nversion: 1.5\n", "rewards.yml:2: expected a whole number for version, got '1.5'"),
-        (GOOD + "extra: 1\n", "rewards.yml:5: expected one of version, rules, clip, caps, settle_s in rules file"),
-        (GOOD + "version: 1\n", "rewards.yml:5: expected each key of rules file once, got 'version' twice"),
-        (GOOD + "? [a]\n: 1\n", "rewards.yml:5: expected a plain key in rules file, got a list"),
-        (GOOD + "settle_s: .nan\n", "rewards.yml:5: expected a number for settle_s, got '.nan'"),
-        (GOOD + "settle_s: -1\n", "rewards.yml:5: expected settle_s of at least 0, got -1.0"),
-        (GOOD + "clip: {low: -2, high: 1}\n", "rewards.yml:5: expected -1 <= low < 0 < high <= 1, got -2.0 and 1.0"),
-        (GOOD + "caps:\n  person_reward: 0\n", "rewards.yml:6: expected a positive person_reward, got 0.0"),
-        (GOOD + "caps:\n  person_conversation: 0\n", "rewards.yml:6: expected a positive count, got 0"),
-        (GOOD + "  handover: {value: 0.1}\n", "rewards.yml:5: expected handover: a value of at most 0, got 0.1"),
-        (GOOD + "  csat: {worst: 1, best: -1}\n", "rewards.yml:5: expected csat: bad < 0 < good, got 1.0 and -1.0"),
-        (GOOD.replace("down: -0.5", "down: much"), "rewards.yml:3: expected a number for down, got 'much'"),
-        (GOOD.replace("down: -0.5", "up_reasons: 3"), "rewards.yml:3: expected a mapping for up_reasons, got '3'"),
-        (GOOD.replace(", down: -0.5", ""), "rewards.yml:3: expected `down` in thumb, got nothing"),
-        (GOOD.replace("thumb", "thumbs"), "rewards.yml:3: expected one of thumb, outcome, handover, rephrase, csat"),
+        ("", "rewards.yml:1:1: expected rules, got an empty file"),
+        ("- a\n", "rewards.yml:1:1: expected a mapping for rules file, got a list"),
+        ("version: 1\nrules: [\n", "rewards.yml:3:1: expected YAML, got a mistake"),
+        ("a\0b", "rewards.yml:1:1: expected YAML, got a mistake"),
+        ("rules: {}\n", "rewards.yml:1:1: expected `version` in rules file, got nothing"),
+        ("version: 3\nrules: {}\n", "rewards.yml:1:1: expected version: 1 or 2, got 3"),
+        ("version: 1\n", "rewards.yml:1:1: expected `rules` in rules file, got nothing"),
+        ("rules: {}\nversion: yes\n", "rewards.yml:2:10: expected a number for version, got 'yes'"),
+        ("rules: {}\nversion: 1.5\n", "rewards.yml:2:10: expected a whole number for version, got '1.5'"),
+        (GOOD + "extra: 1\n", "rewards.yml:5:1: expected one of version, rules, clip, caps, settle_s in rules file"),
+        (GOOD + "version: 1\n", "rewards.yml:5:1: expected each key of rules file once, got 'version' twice"),
+        (GOOD + "? [a]\n: 1\n", "rewards.yml:5:3: expected a plain key in rules file, got a list"),
+        (GOOD + "settle_s: .nan\n", "rewards.yml:5:11: expected a number for settle_s, got '.nan'"),
+        (GOOD + "settle_s: -1\n", "rewards.yml:5:1: expected settle_s of at least 0, got -1.0"),
+        (GOOD + "clip: {low: -2, high: 1}\n", "rewards.yml:5:1: expected -1 <= low < 0 < high <= 1, got -2.0 and 1.0"),
+        (GOOD + "caps:\n  person_reward: 0\n", "rewards.yml:6:3: expected a positive person_reward, got 0.0"),
+        (GOOD + "caps:\n  person_conversation: 0\n", "rewards.yml:6:3: expected a positive count, got 0"),
+        (GOOD + "  handover: {value: 0.1}\n", "rewards.yml:5:3: expected handover: a value of at most 0, got 0.1"),
+        (GOOD + "  csat: {worst: 1, best: -1}\n", "rewards.yml:5:3: expected csat: bad < 0 < good, got 1.0 and -1.0"),
+        (GOOD.replace("down: -0.5", "down: much"), "rewards.yml:3:26: expected a number for down, got 'much'"),
+        (GOOD.replace("down: -0.5", "up_reasons: 3"), "rewards.yml:3:32: expected a mapping for up_reasons, got '3'"),
+        (GOOD.replace(", down: -0.5", ""), "rewards.yml:3:10: expected `down` in thumb, got nothing"),
+        (GOOD.replace("thumb", "thumbs"), "rewards.yml:3:3: expected one of thumb, outcome, handover, rephrase, csat"),
     ],
 )
-def test_a_mistake_is_refused_with_its_line(text: str, message: str) -> None:
-    """`file:line: expected ..., got ...`, in one line."""
+def test_a_mistake_is_refused_with_its_place(text: str, message: str) -> None:
+    """`file:line:column: expected ..., got ...`, in one line."""
     assert refusal(text).startswith(message)
 
 
@@ -96,7 +97,7 @@ def test_thumbs_without_an_outcome_rule_are_refused() -> None:
     """Nothing would be heavier than a thumb."""
     text = "version: 1\nrules:\n  thumb: {up: 0.5, down: -0.5}\n"
     assert refusal(text).startswith(
-        "rewards.yml:3: expected thumbs (reasons included) no heavier than the outcome rule"
+        "rewards.yml:3:3: expected thumbs (reasons included) no heavier than the outcome rule"
     )
 
 
@@ -115,5 +116,5 @@ version: 1
 
 def test_a_missing_file_is_a_domain_error(tmp_path: Path) -> None:
     """It names the path."""
-    with pytest.raises(DomainError, match=r"nowhere\.yml:1: expected a rules file"):
+    with pytest.raises(DomainError, match=r"nowhere\.yml:1:1: expected a rules file"):
         load_rules(tmp_path / "nowhere.yml")
