@@ -27,6 +27,7 @@ BENCHES: Mapping[str, str] = {
     "crash": "online_learning.bench.crash:main",
     "swap": "online_learning.bench.swap:main",
     "latency": "online_learning.bench.latency:main",
+    "robust": "online_learning.bench.robust:main",
 }
 """Benchmark -> where it is."""
 LATER = ("export", "erase")
@@ -234,7 +235,9 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
-    bench.add_argument("--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn: the articles")
+    bench.add_argument(
+        "--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn, robust: the articles"
+    )
     bench.add_argument(
         "--warmstart", type=_file, metavar="F.jsonl", help="learn: labels that are learned before the stream"
     )
@@ -248,6 +251,7 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn: questions asked")
     bench.add_argument("--thumbs", type=_number("thumbs", 1, 10**9), metavar="N", help="learn: ends at so many")
     bench.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn: repeat K times")
+    bench.add_argument("--version", metavar="V", help="robust: default is the one that serves")
     bench.add_argument("--tiny", action="store_true", help="crash, swap, latency: models of random weights")
     _add_dataset(bench)
 
