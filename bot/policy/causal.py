@@ -28,6 +28,8 @@ from bot.policy.model import BASE, ActRow, AdaptedModel, fingerprint, hush_loadi
 from bot.policy.types import TextDelta, TextRequest
 
 MAX_PROMPT_TOKENS = 1024
+KeysValues = tuple[tuple[Tensor, Tensor], ...]
+"""Of each layer, [1, heads, tokens, width]."""
 
 
 class CausalPart:
@@ -52,7 +54,8 @@ class CausalPart:
         )
         self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
         self.header_ids = self._header_ids()
-        self._read: dict[tuple[int, ...], tuple[tuple[Tensor, Tensor], ...]] = {}
+        self._read: dict[tuple[int, ...], KeysValues] = {}
+        self._masks: dict[Generated, Tensor] = {}
         self._room_tokens = 0
 
     def _header_ids(self) -> tuple[int, ...]:
@@ -129,7 +132,7 @@ class CausalPart:
         """Forward pass over prompt and `more_ids`; logits of the last `keep` tokens, and the cache to go on with."""
         begin = self._begin(prompt_ids, adapter)
         ids_1_L = torch.tensor([[*prompt_ids[begin:], *more_ids]], device=self.device)
-        cache = self._cache(prompt_ids[:begin]) if begin else None
+        cache = self._cache([prompt_ids[:begin]]) if begin else None
         return self.model([adapter], input_ids=ids_1_L, past_key_values=cache, use_cache=True, logits_to_keep=keep)
 
     def _begin(self, prompt_ids: tuple[int, ...], adapter: str) -> int:
@@ -148,21 +151,42 @@ class CausalPart:
         finally:
             self._room_tokens = 0
             self._read.clear()
+            self._masks.clear()
+
+    def _cache(self, prompts: Sequence[tuple[int, ...]]) -> Any:
+        """Keys and values of prompts as the base model reads them, padded on the left. A new cache each time: passes
+        append to theirs."""
+        from transformers import DynamicCache
+
+        read = {ids: self._read_prompt(ids) for ids in dict.fromkeys(prompts) if ids}
+        if len(prompts) == 1:
+            return DynamicCache(read[prompts[0]])
+        longest = max(map(len, prompts))
+        # An adapter may act from a row's first token on: then nothing of its prompt is read by the base model.
+        read[()] = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in next(iter(read.values())))
+        return DynamicCache(
+            tuple(_stacked(layer, longest) for layer in zip(*(read[ids] for ids in prompts), strict=True))
+        )
 
     @torch.no_grad()
-    def _cache(self, ids: tuple[int, ...]) -> Any:
-        """Keys and values of a prompt as the base model reads it. A new cache each time: passes append to theirs."""
+    def _read_prompt(self, ids: tuple[int, ...]) -> KeysValues:
+        """As remembered, else read on from where a remembered prompt parts from this one (they share the system text)."""
         from transformers import DynamicCache
 
         if ids in self._read:
-            return DynamicCache(self._read[ids])
-        tokens_1_P = torch.tensor([ids], device=self.device)
-        cache = self.model([BASE], input_ids=tokens_1_P, use_cache=True, logits_to_keep=1).past_key_values
+            return self._read[ids]
+        like = max(self._read, key=lambda known: _num_shared(known, ids), default=())
+        shared = min(_num_shared(like, ids), len(ids) - 1)
+        known = tuple((keys[:, :, :shared], values[:, :, :shared]) for keys, values in self._read.get(like, ()))
+        tokens_1_P = torch.tensor([ids[shared:]], device=self.device)
+        past = DynamicCache(known) if shared else None
+        out = self.model([BASE], input_ids=tokens_1_P, past_key_values=past, use_cache=True, logits_to_keep=1)
+        read = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
         # What came first stays: passes come round in cycles, the newest would be lost.
         if len(ids) <= self._room_tokens:
             self._room_tokens -= len(ids)
-            self._read[ids] = tuple((layer.keys, layer.values) for layer in cache.layers)
-        return cache
+            self._read[ids] = read
+        return read
 
     # --- text -----------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -197,33 +221,58 @@ class CausalPart:
         yield TextDelta("", generated)
 
     def token_logprobs(self, rows: Sequence[Generated], adapters: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and mask [B, T] of written tokens, under temperature and grounding. Differentiable."""
-        longest = max(len(row.token_ids) for row in rows)
-        out = [self._one_reply(row, adapter) for row, adapter in zip(rows, adapters, strict=True)]
-        pad = [(0, longest - len(row.token_ids)) for row in rows]
-        logprobs_B_T = torch.stack([torch.nn.functional.pad(x, p) for x, p in zip(out, pad, strict=True)])
-        mask_B_T = torch.stack(
-            [torch.nn.functional.pad(torch.ones_like(x), p) for x, p in zip(out, pad, strict=True)]
-        ).bool()
-        return logprobs_B_T, mask_B_T
+        """Log-probabilities and mask [B, T] of written tokens, under temperature and grounding. Differentiable.
 
-    def _one_reply(self, row: Generated, adapter: str) -> Tensor:
-        out = self.after_prompt(row.prompt_ids, row.token_ids[:-1], adapter, keep=len(row.token_ids))
-        logits_T_V = out.logits[0].float()
-        logprobs_T_V = (logits_T_V / row.temperature).masked_fill(~self._masks(row), -torch.inf).log_softmax(-1)
-        chosen_T_1 = torch.tensor(row.token_ids, device=self.device).unsqueeze(-1)
-        chosen_logprobs_T: Tensor = logprobs_T_V.gather(-1, chosen_T_1).squeeze(-1)
-        return chosen_logprobs_T
+        One pass over all rows, behind their prompts; logits are made of the written tokens only.
+        """
+        lengths = [len(row.token_ids) for row in rows]
+        logits_N_V = torch.cat(self._reply_logits(rows, adapters))
+        temperature_N_1 = torch.cat([torch.full((n, 1), row.temperature) for row, n in zip(rows, lengths, strict=True)])
+        allowed_N_V = torch.cat([self._allowed(row) for row in rows])
+        logits_N_V = logits_N_V.float() / temperature_N_1.to(self.device)
+        logprobs_N_V = logits_N_V.masked_fill(~allowed_N_V, -torch.inf).log_softmax(-1)
+        tokens_N = torch.tensor([token for row in rows for token in row.token_ids], device=self.device)
+        logprobs_N = logprobs_N_V.gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1)
+        mask_B_T = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(-1)
+        mask_B_T = mask_B_T.to(self.device)
+        return torch.zeros(mask_B_T.shape, device=self.device).masked_scatter(mask_B_T, logprobs_N), mask_B_T
 
-    def _masks(self, row: Generated) -> Tensor:
+    def _reply_logits(self, rows: Sequence[Generated], adapters: Sequence[str]) -> list[Tensor]:
+        """Logits [T, V] of each row's written tokens."""
+        begins = [self._begin(row.prompt_ids, adapter) for row, adapter in zip(rows, adapters, strict=True)]
+        heads = [len(row.prompt_ids) - begin for row, begin in zip(rows, begins, strict=True)]
+        ids = [(*row.prompt_ids[begin:], *row.token_ids[:-1]) for row, begin in zip(rows, begins, strict=True)]
+        width, past = max(map(len, ids)), max(begins)
+        ids_B_L = torch.tensor([[*row, *([0] * (width - len(row)))] for row in ids])
+        steps_L = torch.arange(-past, width)
+        lengths_B_1, begins_B_1 = torch.tensor([[len(row)] for row in ids]), torch.tensor(begins).unsqueeze(-1)
+        out = self.model(
+            adapters,
+            input_ids=ids_B_L.to(self.device),
+            attention_mask=((steps_L >= -begins_B_1) & (steps_L < lengths_B_1)).long().to(self.device),
+            position_ids=(begins_B_1 + torch.arange(width)).to(self.device),
+            past_key_values=self._cache([row.prompt_ids[:n] for row, n in zip(rows, begins, strict=True)])
+            if past
+            else None,
+            logits_to_keep=width - min(heads) + 1,
+        )
+        starts = [head - min(heads) for head in heads]
+        return [x[i : i + len(row.token_ids)] for x, i, row in zip(out.logits, starts, rows, strict=True)]
+
+    def _allowed(self, row: Generated) -> Tensor:
         """Grounding masks [T, V] of every step, from the tokens before it."""
+        if row in self._masks:
+            return self._masks[row]
         known = amounts(" ".join(row.sources))
         text, masks = "", []
         for step in range(len(row.token_ids)):
             masks.append(torch.from_numpy(self._mask.allowed(text, known)))
             whole = self._decode(row.token_ids[: step + 1])
             text = text if whole.endswith("\ufffd") else whole
-        return torch.stack(masks).to(self.device)
+        allowed_T_V = torch.stack(masks).to(self.device)
+        if self._room_tokens:
+            self._masks[row] = allowed_T_V
+        return allowed_T_V
 
     def _next(self, logits_V: Tensor, text: str, known: frozenset[str], temperature: float) -> Tensor:
         allowed_V = torch.from_numpy(self._mask.allowed(text, known)).to(self.device)
@@ -231,6 +280,21 @@ class CausalPart:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _stacked(layer: Sequence[tuple[Tensor, Tensor]], longest: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of several prompts as one batch, padded on the left."""
+    keys, values = (
+        torch.cat([torch.nn.functional.pad(x, (0, 0, longest - x.shape[2], 0)) for x in tensors])
+        for tensors in zip(*layer, strict=True)
+    )
+    return keys, values
 
 
 def _token_texts(tokenizer: Any, size: int) -> list[str]:
