@@ -84,6 +84,22 @@ def measure(names: Iterable[str], chat: Chat, step: Step, signal: Signal | None)
     return values
 
 
+def approved_text(act_id: str, sources: Sequence[str] | None, reply: str | None) -> str | None:
+    """What a reply is compared with: the sources of a generated one (None: it was not generated), or the approved answer,
+    which is what was shown. Other acts have none."""
+    if sources is not None:
+        return "\n".join(sources) or None
+    return reply if Act.parse(act_id).kind == ActKind.ANSWER else None
+
+
+def shown_texts(messages: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Decision id -> what was shown, from (decision id, text) in order: several messages of one decision are one text."""
+    replies: dict[str, str] = {}
+    for decision_id, text in messages:
+        replies[decision_id] = f"{replies[decision_id]}\n{text}" if decision_id in replies else text
+    return replies
+
+
 def articles_of(act: Act) -> list[str]:
     """The articles an act speaks of: the one answered with, or those offered."""
     return act.target.split("|") if act.kind in {ActKind.ANSWER, ActKind.CLARIFY} else []

@@ -22,6 +22,13 @@ def replay_store(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0002_rules_versions")
+def rules_versions(db: Database) -> None:
+    """Reward rules with author and reason."""
+    for statement in schema.RULES_VERSIONS:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

@@ -102,10 +102,15 @@ def _is_correction(signal: Signal) -> bool:
     return signal.kind == SignalKind.CORRECTION and bool(signal.decision_id and signal.comment)
 
 
+def outcome_in_force(signals: Iterable[Signal]) -> Signal | None:
+    """The word on the outcome that counts: of the most trusted source, the last."""
+    outcomes = [signal for signal in signals if signal.kind == SignalKind.OUTCOME]
+    return max(outcomes, key=lambda signal: (_OUTCOME_TRUST[signal.source], signal.seq), default=None)
+
+
 def _heard(signals: Sequence[Signal]) -> list[Signal]:
     """All but the outcomes that a more trusted source, or the same source later, has overruled."""
-    outcomes = [signal for signal in signals if signal.kind == SignalKind.OUTCOME]
-    best = max(outcomes, key=lambda signal: (_OUTCOME_TRUST[signal.source], signal.seq), default=None)
+    best = outcome_in_force(signals)
     return [signal for signal in signals if signal.kind != SignalKind.OUTCOME or signal is best]
 
 

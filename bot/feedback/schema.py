@@ -192,3 +192,19 @@ REPLAY_STORE: tuple[str, ...] = (
     *(trigger for table in APPEND_ONLY for trigger in _append_only(table)),
 )
 """The statements of the first migration, in order."""
+
+RULES_VERSIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE rules_versions (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL,
+        author TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        text TEXT NOT NULL,           -- the whole file
+        rules_hash TEXT NOT NULL,
+        file_hash TEXT NOT NULL       -- of the domain's own rules at that time
+    ) STRICT
+    """,
+    *_append_only("rules_versions"),
+)
+"""Reward rules that were put in force in place of the domain's file."""

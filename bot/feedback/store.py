@@ -22,13 +22,15 @@ from bot.conversation import Conversation, Decision, Message, Reward, Signal
 from bot.errors import StoreError
 from bot.feedback import store_reads as reads
 from bot.feedback import store_reports as reports
+from bot.feedback import store_rules as rules
 from bot.feedback import store_writes as writes
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
 from bot.feedback.store_records import ConversationFilter, ConversationRow, Rated, UpdateRow, tracker_name
+from bot.feedback.store_rules import Past, RulesVersion
 from bot.feedback.store_writer import MAX_WAITING, Writer
 
-__all__ = ["ConversationFilter", "ConversationRow", "Rated", "Store", "UpdateRow"]
+__all__ = ["ConversationFilter", "ConversationRow", "Past", "Rated", "RulesVersion", "Store", "UpdateRow"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -176,6 +178,20 @@ class Store:
         revision) already there is left alone; with another value or terms: ConflictError and nothing is stored.
         Returns the highest reward seq."""
         return self._write(writes.put_rewards, rewards, settled_seq)
+
+    # --- reward rules -------------------------------------------------------------------------------------------------
+    def add_rules_version(self, version: RulesVersion) -> int:
+        """Append rules that are in force from now on; returns their number."""
+        return self._write(rules.add_rules_version, version)
+
+    def rules_versions(self, limit: int = 100) -> list[RulesVersion]:
+        """Newest first."""
+        return self._read(rules.rules_versions, limit)
+
+    def history(self, after: int = 0, limit: int = 500) -> tuple[list[Past], int]:
+        """The next `limit` conversations after a position, with all that rules can ask for, and the position after
+        them. Empty at the end."""
+        return self._read(rules.history, after, limit)
 
     # --- what the learner reads and writes ----------------------------------------------------------------------------
     def last_reward_seq(self) -> int:
