@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +27,7 @@ BENCHES: Mapping[str, str] = {
     "swap": "online_learning.bench.swap:main",
     "latency": "online_learning.bench.latency:main",
     "robust": "online_learning.bench.robust:main",
+    "reward": "online_learning.bench.reward:main",
 }
 """Benchmark -> where it is."""
 LATER = ("export", "erase")
@@ -115,20 +115,6 @@ def _bench(settings: Settings, args: argparse.Namespace) -> int:
     return _load(BENCHES[args.bench])(settings, args)
 
 
-def _rules(settings: Settings, args: argparse.Namespace) -> int:
-    """Check the domain's reward rules, or a file."""
-    from bot.domain import load_domain
-    from bot.feedback.rules import load_rules
-
-    path = Path(args.file) if args.file else load_domain(settings.domain).rewards_path
-    rules = load_rules(path)
-    if args.json:
-        print(json.dumps({"ok": True, "file": str(path), "version": rules.version, "rules_hash": rules.rules_hash}))
-    else:
-        print(f"{path}: version {rules.version}, hash {rules.rules_hash}: all well")
-    return 0
-
-
 HANDLERS: Mapping[str, Handler] = {
     "up": _by_name("bot.up:main"),
     "serve": _serve,
@@ -136,7 +122,7 @@ HANDLERS: Mapping[str, Handler] = {
     "simulate": _by_name("online_learning.simulate.run:main"),
     "eval": _by_name("online_learning.evaluate:main"),
     "bench": _bench,
-    "rules": _rules,
+    "rules": _by_name("bot.feedback.rules_command:main"),
     "versions": _by_name("bot.policy.adapters:command"),
     "doctor": _by_name("bot.doctor:main"),
 }
@@ -268,9 +254,11 @@ def _add_keeping(commands: Any) -> None:
         if act in ("rollback", "promote"):
             parser.add_argument("version", nargs="?" if act == "rollback" else None, metavar="VERSION")
         parser.add_argument("--reason", default="", help="kept in the audit log")
-    rules = commands.add_parser("rules", help="check reward rules")
-    rules.add_argument("rules_command", choices=("check",))
+    rules = commands.add_parser("rules", help="check reward rules, try them on history, put them in force")
+    rules.add_argument("rules_command", choices=("check", "backtest", "apply", "log", "schema"))
     rules.add_argument("file", nargs="?", metavar="FILE", help="default: the domain's rewards.yml")
+    rules.add_argument("--author", metavar="NAME", help="apply: who puts the rules in force")
+    rules.add_argument("--reason", metavar="TEXT", help="apply: why")
     commands.add_parser("doctor", help="check what Rejoinder needs here")
     for later in LATER:
         commands.add_parser(later, help="not in this version")
