@@ -26,6 +26,7 @@ BENCHES: Mapping[str, str] = {
     "crash": "online_learning.bench.crash:main",
     "swap": "online_learning.bench.swap:main",
     "latency": "online_learning.bench.latency:main",
+    "speed": "online_learning.bench.speed:main",
     "robust": "online_learning.bench.robust:main",
     "reward": "online_learning.bench.reward:main",
 }
@@ -219,6 +220,10 @@ def _add_measuring(commands: Any) -> None:
     )
     bench.add_argument("--rows", type=_number("rows", 2, 10**6), default=300, metavar="N", help="gate: held out, rated")
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
+    bench.add_argument(
+        "--decisions", type=_number("decisions", 1000, 10**8), default=10**6, metavar="N", help="speed: largest store"
+    )
+    bench.add_argument("--repeats", type=_number("repeats", 1, 1000), default=5, metavar="K", help="speed: of each timing")
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
     bench.add_argument(
