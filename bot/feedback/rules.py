@@ -61,16 +61,21 @@ __all__ = [
     "json_schema",
     "load_rules",
     "parse_rules",
+    "read_rules",
 ]
 
 
 def load_rules(path: Path) -> Rules:
     """Read a rules file. Raises RulesError."""
+    return parse_rules(read_rules(path), str(path), path.parent)
+
+
+def read_rules(path: Path) -> str:
+    """The text of a rules file. Raises RulesError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RulesError(str(path), 1, 1, "a rules file in UTF-8", str(error)) from error
-    return parse_rules(text, str(path), path.parent)
 
 
 def parse_rules(text: str, source: str = "rewards.yml", folder: Path | None = None) -> Rules:
