@@ -223,7 +223,9 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument(
         "--decisions", type=_number("decisions", 1000, 10**8), default=10**6, metavar="N", help="speed: largest store"
     )
-    bench.add_argument("--repeats", type=_number("repeats", 1, 1000), default=5, metavar="K", help="speed: of each timing")
+    bench.add_argument(
+        "--repeats", type=_number("repeats", 1, 1000), default=5, metavar="K", help="speed: of each timing"
+    )
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
     bench.add_argument(
