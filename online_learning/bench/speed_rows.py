@@ -75,12 +75,15 @@ def _decision(
 def replies(
     writer: CausalPart, domain: Domain, asked: Sequence[Question], temperature: float, max_tokens: int
 ) -> Iterator[Generated]:
-    """What the base model would have written, had it said the approved answer word for word."""
-    for question in asked:
+    """What the base model would have written, had it said the approved answer word for word, five in a conversation."""
+    turns: list[Turn] = []
+    for number, question in enumerate(asked):
         answer = domain.articles[question.answer].answer
-        state = State("bench", (Turn("user", question.text),))
+        turns = [*(turns if number % TURNS_A_CONVERSATION else []), Turn("user", question.text)]
+        state = State("bench", tuple(turns))
         prompt_ids = writer.prompt_ids(render.reply_prompt(state, domain.persona, (answer,)))
         said = tuple(writer.tokenizer(answer, add_special_tokens=False)["input_ids"][:max_tokens])
         bare = Generated(prompt_ids, said, (), temperature, (answer,), answer, "length")
         logprobs = writer.token_logprobs([bare], [BASE])[0][0].tolist()
+        turns.append(Turn("bot", answer))
         yield Generated(prompt_ids, said, tuple(logprobs), temperature, (answer,), answer, "length")
