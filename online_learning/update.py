@@ -279,10 +279,14 @@ class Learner:
         opt.zero_grad(set_to_none=True)
         torch.autograd.backward(out.loss, inputs=only)
         parameters = [p for group in opt.param_groups for p in group["params"]]
+        self.share_gradients(parameters)
         metrics = dict(out.metrics)
         metrics["grad_norm"] = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         opt.step()
         return metrics
+
+    def share_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """One process has nobody to share them with (see `distributed`)."""
 
     def _need_writer(self) -> CausalPart:
         assert self.writer is not None, "text rows need a causal part"
