@@ -50,6 +50,8 @@ class LearnSettings:
     """Fresh settled rewards that start an update."""
     layers: str = "head"
     """What of the encoder is adapted: `head` (a linear map of its embeddings; seconds an update) or `all` layers."""
+    peft: str = "lora"
+    """How adapters change a layer: `lora`, `rslora` or `dora`."""
     case_weight: float = 0.3
     """What unanimous ratings of like questions count for, as a cosine; 0: a version has no cases beside its weights."""
     window: int = 2048
@@ -175,6 +177,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "policy.parts": ("encoder", "encoder+causal"),
     "learn.layers": ("head", "all"),
+    "learn.peft": ("lora", "rslora", "dora"),
     "model_fetch": ("pip", "direct"),
 }
 _ENV_PREFIX = "REJOINDER_"

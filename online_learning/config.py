@@ -227,6 +227,11 @@ LOSS_CONFIGS: Mapping[str, type[ActTerms]] = {
 """The config that each algorithm takes, by the algorithm's name."""
 
 
+PEFT_METHODS = ("lora", "rslora", "dora")
+"""What one server can serve many versions of. IA3 and prefix tuning are other tuners to PEFT: they cannot be hung beside a
+home's LoRA versions, and prefixes are the same for all rows of a batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class LearnerConfig:
     """One update: what it reads, how far it goes, when it stops."""
@@ -235,6 +240,8 @@ class LearnerConfig:
     layers: str = "head"
     """What of the encoder LoRA changes. `head`: a linear map of the embedding, of full rank; texts are embedded once and
     a pass over a thousand rows costs what one row costs otherwise. `all`: all linear layers besides (see `DEEP`)."""
+    peft: str = "lora"
+    """How adapters change a layer: one of PEFT_METHODS. What each is worth stands in docs/benchmarks.md."""
     rank: int = 16
     lora_alpha: int = 32
     learning_rate: float = 2e-4
@@ -276,6 +283,8 @@ class LearnerConfig:
     keep_checkpoints: int = 5
 
     def __post_init__(self) -> None:
+        if self.peft not in PEFT_METHODS:
+            raise ValueError(f"peft: expected one of {', '.join(PEFT_METHODS)}, got {self.peft!r}")
         if self.algorithm not in LOSS_CONFIGS:
             raise ValueError(f"algorithm: expected one of {', '.join(LOSS_CONFIGS)}, got {self.algorithm!r}")
         if not isinstance(self.loss, LOSS_CONFIGS[self.algorithm]):

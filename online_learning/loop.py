@@ -382,7 +382,7 @@ def build_loop(
     """Models, domain and rules of the settings, connected; `domain` in place of the one that the settings name."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
-    config = config or (DEEP if settings.learn.layers == "all" else LearnerConfig())
+    config = config or replace(DEEP if settings.learn.layers == "all" else LearnerConfig(), peft=settings.learn.peft)
     domain = domain or load_domain(settings.domain)
 
     def load_writer() -> CausalPart:

@@ -124,8 +124,8 @@ class Weights:
     def load(self, version: str) -> None:
         """Make `version` the current weights and forget the optimizers' momentum. Raises AdapterError, NotFound.
 
-        A version made under other settings (`learn.layers`, a rank) goes on with the layers and ranks it was made with,
-        unless the present ones include them.
+        A version made under other settings (`learn.layers`, `learn.peft`, a rank) goes on with what it was made with,
+        unless the present settings include it.
         """
         learner, found = self._learner, dict[str, tuple[dict[str, Tensor], LoraConfig]]()
         value = {key: torch.zeros_like(tensor) for key, tensor in learner.value.state_dict().items()}
@@ -139,9 +139,8 @@ class Weights:
                 found["causal"] = files.causal, files.causal_config
         for name, part in learner.adapted.items():
             tensors, config = found.get(name, ({}, None))
-            begins = part.config(CURRENT).alora_invocation_tokens
-            same_begin = config is None or config.alora_invocation_tokens == begins
-            if config is not None and not (same_begin and _fits(tensors, self._born[name])):
+            same_kind = config is None or _kind(config) == _kind(part.config(CURRENT))
+            if config is not None and not (same_kind and _fits(tensors, self._born[name])):
                 log.warning("%s: learning what this version has learned, which is not what the settings say", version)
                 part.delete(CURRENT)
                 part.create(CURRENT, config, trainable=True)
@@ -149,6 +148,11 @@ class Weights:
             part.set_weights(CURRENT, self._born[name] | tensors)
         learner.value.load_state_dict(value)
         learner.reset_optimizers()
+
+
+def _kind(config: LoraConfig) -> tuple[Any, ...]:
+    """What makes the same tensors another function: where the adapter begins, how it is scaled, what it is applied to."""
+    return config.alora_invocation_tokens, config.use_rslora, config.use_dora
 
 
 def _fits(tensors: Mapping[str, Tensor], born: Mapping[str, Tensor]) -> bool:

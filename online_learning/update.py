@@ -62,7 +62,7 @@ class Learner:
         self.value = ValueHead(model.encoder.width).to(model.encoder.device)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._start: dict[str, Tensor] = {}
-        lora = model.encoder.lora(config.rank, config.lora_alpha, body=config.layers == "all")
+        lora = model.encoder.lora(config.rank, config.lora_alpha, body=config.layers == "all", method=config.peft)
         self.model.encoder.model.create(CURRENT, lora, trainable=True)
         if writer is not None:
             writer.model.create(CURRENT, self._text_lora(writer), trainable=True)

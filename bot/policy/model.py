@@ -249,11 +249,18 @@ class EncoderPart:
         self._acts: OrderedDict[str, Tensor] = OrderedDict()
         self._pooled: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
-    def lora(self, rank: int, alpha: int, *, body: bool) -> LoraConfig:
-        """LoRA on the head, of full rank (a linear map of the embedding); with `body` on all linear layers besides."""
+    def lora(self, rank: int, alpha: int, *, body: bool, method: str = "lora") -> LoraConfig:
+        """LoRA on the head, of full rank (a linear map of the embedding); with `body` on all linear layers besides.
+
+        `method`: `lora`; `rslora`, whose scale is alpha / sqrt(rank) (arXiv 2312.03732); `dora`, which learns the length
+        of each row of the weights apart from its direction (arXiv 2402.09353).
+        """
+        kind: dict[str, Any] = {"use_rslora": method == "rslora", "use_dora": method == "dora"}
+        head_alpha = round(self.width**0.5) if method == "rslora" else self.width  # The head's scale stays (nearly) 1.
         if not body:
-            return replace(lora_config(self.width, self.width), target_modules=["head"])
-        return replace(lora_config(rank, alpha), rank_pattern={"head": self.width}, alpha_pattern={"head": self.width})
+            return replace(lora_config(self.width), lora_alpha=head_alpha, target_modules=["head"], **kind)
+        patterns: dict[str, Any] = {"rank_pattern": {"head": self.width}, "alpha_pattern": {"head": head_alpha}}
+        return replace(lora_config(rank, alpha), **patterns, **kind)
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Token ids of one text, at most MAX_TOKENS; special tokens written in the text stay literal."""
@@ -261,7 +268,18 @@ class EncoderPart:
         return tuple(encoded["input_ids"])
 
     def embed_ids(self, ids: Sequence[tuple[int, ...]], adapters: Sequence[str]) -> Tensor:
-        """Unit vectors [B, D]."""
+        """Unit vectors [B, D]; `adapters` names one a row. PEFT mixes no DoRA into a batch: its rows go through apart."""
+        if len(set(adapters)) == 1 or not any(self._is_apart(name) for name in set(adapters)):
+            return self._embed_together(ids, adapters)
+        groups = [[i for i, name in enumerate(adapters) if name == one] for one in dict.fromkeys(adapters)]
+        found = [self._embed_together([ids[i] for i in rows], [adapters[i] for i in rows]) for rows in groups]
+        place = torch.tensor([i for rows in groups for i in rows], device=self.device).argsort()
+        return torch.cat(found)[place]
+
+    def _is_apart(self, name: str) -> bool:
+        return name != BASE and self.model.config(name).use_dora
+
+    def _embed_together(self, ids: Sequence[tuple[int, ...]], adapters: Sequence[str]) -> Tensor:
         if not any(name != BASE and self._changes_body(name) for name in set(adapters)):
             states_B_D: Tensor = self.model(adapters, pooled_B_D=self.pool(ids))
         else:

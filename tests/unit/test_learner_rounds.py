@@ -339,6 +339,18 @@ def test_a_home_goes_on_learning_when_the_layers_are_changed(home: Home, before:
     )
 
 
+@pytest.mark.parametrize(("before", "after"), [("lora", "rslora"), ("rslora", "dora"), ("dora", "lora")])
+def test_a_home_goes_on_learning_when_the_method_is_changed(home: Home, before: str, after: str) -> None:
+    """The same tensors would be another function under another method: the champion's is kept, and its rows re-score."""
+    home.teach(TAUGHT)
+    assert home.resumed(config=replace(QUICK, layers="all", peft=before)).step()
+    home.teach(TAUGHT, version="v000001")
+    assert home.resumed(config=replace(QUICK, layers="all", peft=after)).step()
+    update = home.store.updates()[-1]
+    assert (update.outcome, update.metrics["refused"]["rescore"]) == ("published", 0)
+    assert home.probability(PLEASE, "card_arrival", "v000002") > home.probability(PLEASE, "card_arrival", "v000001")
+
+
 def _place(home: Home, article: str) -> int:
     """Of an article among the legal acts."""
     return [act.act for act in home.outlook(PLEASE)[0].legal].index(f"answer:{article}")
