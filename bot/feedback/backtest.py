@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import fsum
+from statistics import fmean
 
 import numpy as np
 
@@ -80,7 +82,7 @@ class _Side:
     totals: list[float] = field(default_factory=list)
     """By conversation: sum of rewards."""
     num_terms: Counter[str] = field(default_factory=Counter)
-    sum_terms: Counter[str] = field(default_factory=Counter)
+    sum_terms: dict[str, float] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
 
     def add(self, past: Past, earned: Earned) -> None:
@@ -95,16 +97,16 @@ class _Side:
             if credit.scope == REPLY:
                 reply[credit.decision_id] = value
             own = [t.value for t in credit.terms if t.rule not in _BOUNDS and t.signal_seq not in outcomes]
-            without += [sum(own)] if own else []
+            without += [fsum(own)] if own else []
             for term in credit.terms:
                 self.num_terms[term.rule] += 1
-                self.sum_terms[term.rule] += term.value  # type: ignore[assignment]
+                self.sum_terms[term.rule] = self.sum_terms.get(term.rule, 0.0) + term.value
                 clipped |= {credit.decision_id} if term.rule == "clip" else set()
         self.rewards += [whole.get(step.id, np.nan) for step in past.steps]
         self.replies += [reply.get(step.id, np.nan) for step in past.steps]
         self.is_clipped += [step.id in clipped for step in past.steps]
-        self.scores.append(_mean(without))
-        self.scores_with_outcome.append(_mean(list(whole.values())))
+        self.scores.append(fmean(without) if without else np.nan)
+        self.scores_with_outcome.append(fmean(whole.values()) if whole else np.nan)
         self.totals.append(sum(whole.values()))
         self.failures.update(earned.failures)
 
@@ -192,7 +194,7 @@ class _Log:
             length_correlation=spearman(np.array(side.replies, dtype=float), np.array(self.num_words, dtype=float)),
             acts={act: self._exposure(act, rewards_D) for act in ACTS},
             rules={
-                name: {"terms": count, "sum": float(side.sum_terms[name]), "mean": side.sum_terms[name] / count}
+                name: {"terms": count, "sum": side.sum_terms[name], "mean": side.sum_terms[name] / count}
                 for name, count in sorted(side.num_terms.items())
             },
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 
-from simpleeval import DEFAULT_OPERATORS, InvalidExpression, SimpleEval
+from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
 
 MAX_CHARS = 300
 """Of one expression."""
@@ -95,7 +95,7 @@ class Expression:
 
     def _evaluate(self, values: Mapping[str, Value]) -> object:
         # A sandbox of its own for each use: simpleeval keeps the names it was given.
-        sandbox = SimpleEval(operators=_OPERATORS, functions=_FUNCTIONS, names=dict(values))
+        sandbox = EvalWithCompoundTypes(operators=_OPERATORS, functions=_FUNCTIONS, names=dict(values))
         try:
             return sandbox.eval(self.text, previously_parsed=_tree(self.text).body)
         except (InvalidExpression, ArithmeticError, TypeError, ValueError) as error:
@@ -134,6 +134,8 @@ def _check_node(node: ast.AST, known: Collection[str]) -> None:
     match node:
         case ast.Constant(value=value) if not isinstance(value, int | float | str):
             raise ExpressionError("a number or a string", repr(value), column)
+        case ast.Constant(value=float(value)) if not math.isfinite(value):
+            raise ExpressionError("a finite number", repr(value), column)
         case ast.Call(func=ast.Name(id=name), args=[_, *_], keywords=[]) if name in _FUNCTIONS:
             return
         case ast.Call():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import fsum
+from math import fsum, inf
 
 from bot.conversation import RewardTerm, Signal, SignalKind
 from bot.feedback.measures import Chat, Facts, Step
@@ -86,7 +86,8 @@ def earn(
     heard |= {delay_s: _heard(in_force(waited)) for delay_s, waited in (old_enough or {}).items()}
     chat = Chat(decisions, {s.decision_id: s.comment for s in heard[0.0] if _is_correction(s)}, facts)
     shares = [share for signal in heard[0.0] if (share := _share(signal, decisions, rules.rules))]
-    mixed, failures = shares_of_rules(chat, rules, heard, _target)
+    bound = success(rules) if rules.rewards else inf
+    mixed, failures = shares_of_rules(chat, rules, heard, _target, bound)
     shares = sorted([*shares, *mixed], key=lambda share: share.term.signal_seq)
     grouped: dict[tuple[str, str], list[Share]] = {}
     for share in _first_of_each_person(shares, rules.caps.person_conversation):
@@ -94,7 +95,7 @@ def earn(
     riding, more_failures = ride_along(chat, rules, [id_ for id_, scope in grouped if scope == REPLY])
     for share in riding:
         grouped[share.decision_id, share.scope].append(share)
-    found = tuple(_credit(decision_id, scope, group, rules) for (decision_id, scope), group in grouped.items())
+    found = tuple(_credit(decision_id, scope, group, rules, bound) for (decision_id, scope), group in grouped.items())
     return Earned(found, (*failures, *more_failures))
 
 
@@ -145,9 +146,8 @@ def _first_of_each_person(shares: Iterable[Share], cap: int) -> list[Share]:
     return kept
 
 
-def _credit(decision_id: str, scope: str, shares: Sequence[Share], rules: Rules) -> Credit:
-    if rules.rewards:
-        shares = _thumbs_bounded(shares, success(rules))
+def _credit(decision_id: str, scope: str, shares: Sequence[Share], rules: Rules, bound: float) -> Credit:
+    shares = _thumbs_bounded(shares, bound)
     terms = [share.term for share in shares]
     for author in dict.fromkeys(share.author for share in shares if share.author):
         cap = rules.caps.person_reward

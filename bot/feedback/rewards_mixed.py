@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from bot.conversation import Act, RewardTerm, Signal, SignalKind
 from bot.feedback.expressions import ExpressionError
 from bot.feedback.measures import Chat, Step, Unmeasured, articles_of, measure, slots_of
-from bot.feedback.rules_checks import success
 from bot.feedback.rules_records import Reach, Rule, RuleCap, Rules, When
 from bot.feedback.scorers import ScorerError, ScorerOff
 
@@ -34,12 +33,12 @@ class Share:
 
 
 def shares_of_rules(
-    chat: Chat, rules: Rules, heard: Mapping[float, Sequence[Signal]], target: Target
+    chat: Chat, rules: Rules, heard: Mapping[float, Sequence[Signal]], target: Target, bound: float
 ) -> tuple[list[Share], list[str]]:
-    """The terms of all rules that hear signals, and what failed. `heard`: by delay, 0 for those without."""
+    """The terms of all rules that hear signals, and what failed. `heard`: by delay, 0 for those without. A
+    thumb pays no more than `bound` in sum."""
     shares: list[Share] = []
     failures: list[str] = []
-    bound = success(rules) if rules.rewards else 0.0
     for name, weight, rule in rules.each_rule():
         found: list[Share] = []
         for signal in heard.get(rule.delay_s, heard[0.0]) if rule.when.signal else ():
