@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bot.conversation import BASE_VERSION, Decision
+from bot.conversation import BASE_VERSION, Decision, Generated
 from bot.errors import AdapterError, NotFound
 from bot.feedback.store import Rated
 from bot.policy.adapters import AdapterStore
@@ -73,18 +73,25 @@ def _errors(learner: Learner, rows: Sequence[Decision], adapter: str) -> list[fl
         _largest_gap(torch.tensor(row.logprobs), logprobs_A.cpu())
         for row, logprobs_A in zip(rows, learner.score(rows, adapter), strict=True)
     ]
-    return [max(error, _text_error(learner, row, adapter)) for error, row in zip(acts, rows, strict=True)]
+    texts = _text_errors(learner, {row.id: row.generated for row in rows if row.generated is not None}, adapter)
+    return [max(error, texts.get(row.id, 0.0)) for error, row in zip(acts, rows, strict=True)]
 
 
 @torch.no_grad()
-def _text_error(learner: Learner, row: Decision, adapter: str) -> float:
-    if row.generated is None:
-        return 0.0
-    if learner.writer is None:
-        return float("inf")
-    name = adapter if adapter in learner.writer.model.names else BASE
-    logprobs_T = learner.writer.token_logprobs([row.generated], [name])[0][0]
-    return _largest_gap(torch.tensor(row.generated.logprobs), logprobs_T.cpu())
+def _text_errors(learner: Learner, written: Mapping[str, Generated], adapter: str) -> dict[str, float]:
+    """By decision id; a few texts of like length at a time."""
+    writer, size = learner.writer, learner.config.text_batch_size
+    if writer is None:
+        return dict.fromkeys(written, float("inf"))
+    name = adapter if adapter in writer.model.names else BASE
+    order, errors = sorted(written, key=lambda key: len(written[key].token_ids)), dict[str, float]()
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        logprobs_B_T = writer.token_logprobs([written[key] for key in batch], [name] * len(batch))[0].cpu()
+        for key, logprobs_T in zip(batch, logprobs_B_T, strict=True):
+            stored_T = torch.tensor(written[key].logprobs)
+            errors[key] = _largest_gap(stored_T, logprobs_T[: len(stored_T)])
+    return errors
 
 
 def _largest_gap(stored: Tensor, recomputed: Tensor, floor: float = -20.0) -> float:

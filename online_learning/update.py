@@ -65,14 +65,19 @@ class Learner:
         lora = model.encoder.lora(config.rank, config.lora_alpha, body=config.layers == "all", method=config.peft)
         self.model.encoder.model.create(CURRENT, lora, trainable=True)
         if writer is not None:
-            writer.model.create(CURRENT, self._text_lora(writer), trainable=True)
+            self._adapt(writer)
         self.reset_optimizers()
 
     def attach_writer(self, writer: CausalPart) -> None:
         """Train a causal part as well, from now on."""
         self.writer = writer
-        writer.model.create(CURRENT, self._text_lora(writer), trainable=True)
+        self._adapt(writer)
         self.optimizers["text"] = self._text_optimizer(writer)
+
+    def _adapt(self, writer: CausalPart) -> None:
+        """Prompts read when rows are checked are not read again when they teach."""
+        writer.model.create(CURRENT, self._text_lora(writer), trainable=True)
+        writer.remember(self.config.text_remembered_tokens)
 
     def reset_optimizers(self) -> None:
         """Forget momentum: the weights were replaced from outside."""
@@ -187,8 +192,8 @@ class Learner:
         metrics = self._update_acts(earned, rng, progress)
         written = [credit for credit in earned if credit.decision.generated is not None]
         if written and self.writer is not None:
-            with self.writer.remembering(self.config.text_remembered_tokens):
-                metrics |= self._update_text(written[-self.config.text_rows_per_update :], rng, progress, version)
+            metrics |= self._update_text(written[-self.config.text_rows_per_update :], rng, progress, version)
+            self.writer.forget()
         return metrics
 
     def _update_acts(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:

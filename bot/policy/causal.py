@@ -56,7 +56,7 @@ class CausalPart:
         self.header_ids = self._header_ids()
         self._read: dict[tuple[int, ...], KeysValues] = {}
         self._masks: dict[Generated, Tensor] = {}
-        self._room_tokens = 0
+        self._capacity_tokens = 0
 
     def _header_ids(self) -> tuple[int, ...]:
         """The tokens that open the assistant's turn."""
@@ -144,14 +144,22 @@ class CausalPart:
 
     @contextmanager
     def remembering(self, num_tokens: int) -> Iterator[None]:
-        """Keep what was read of prompts, up to `num_tokens` (SmolLM2-135M in fp32: 46 kB each), for passes to come."""
-        self._room_tokens = num_tokens
+        """`remember` for the length of the block."""
+        self.remember(num_tokens)
         try:
             yield
         finally:
-            self._room_tokens = 0
-            self._read.clear()
-            self._masks.clear()
+            self.remember(0)
+            self.forget()
+
+    def remember(self, num_tokens: int) -> None:
+        """From now on keep what is read of prompts, up to `num_tokens` (SmolLM2-135M in fp32: 46 kB each): it holds for
+        every activated adapter and every pass."""
+        self._capacity_tokens = num_tokens
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self._read.clear()
 
     def _cache(self, prompts: Sequence[tuple[int, ...]]) -> Any:
         """Keys and values of prompts as the base model reads them, padded on the left. A new cache each time: passes
@@ -183,8 +191,7 @@ class CausalPart:
         out = self.model([BASE], input_ids=tokens_1_P, past_key_values=past, use_cache=True, logits_to_keep=1)
         read = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
         # What came first stays: passes come round in cycles, the newest would be lost.
-        if len(ids) <= self._room_tokens:
-            self._room_tokens -= len(ids)
+        if len(ids) + sum(map(len, self._read)) <= self._capacity_tokens:
             self._read[ids] = read
         return read
 
@@ -269,10 +276,7 @@ class CausalPart:
             masks.append(torch.from_numpy(self._mask.allowed(text, known)))
             whole = self._decode(row.token_ids[: step + 1])
             text = text if whole.endswith("\ufffd") else whole
-        allowed_T_V = torch.stack(masks).to(self.device)
-        if self._room_tokens:
-            self._masks[row] = allowed_T_V
-        return allowed_T_V
+        return torch.stack(masks).to(self.device)
 
     def _next(self, logits_V: Tensor, text: str, known: frozenset[str], temperature: float) -> Tensor:
         allowed_V = torch.from_numpy(self._mask.allowed(text, known)).to(self.device)

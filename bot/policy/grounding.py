@@ -7,6 +7,7 @@ computes the same mask that sampling used and log-probabilities stay exact.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ _DOMAIN_TAIL = re.compile(r"\w[\w.-]*\.\Z")
 _LINK = re.compile(r"\w[\w.-]*\.[a-z]{2,}\b(?:/\S*)?|https?://\S+|\S+@\S+", re.IGNORECASE)
 
 Mask = npt.NDArray[np.bool_]
+MASKS_KEPT = 256
+"""A byte a word of the vocabulary: 12 MB at 49,152 words."""
 
 
 def amounts(text: str) -> frozenset[str]:
@@ -50,15 +53,26 @@ class GroundingMask:
         # Nothing, or a piece of a character: pieces could add up to a digit that no source holds.
         self._never |= [text == "" or "\ufffd" in text for text in self._texts]
         self._never[self._stop_ids] = False
+        self._newest: OrderedDict[tuple[str, bool, frozenset[str]], Mask] = OrderedDict()
 
     def allowed(self, text_so_far: str, known_amounts: frozenset[str]) -> Mask:
-        """Boolean mask over the vocabulary: what may follow `text_so_far`."""
-        tail = _tail(text_so_far)
+        """Boolean mask over the vocabulary: what may follow `text_so_far`. Not the caller's to change.
+
+        It depends on the end of the text only, and most texts end in neither an amount nor a link: the newest are kept.
+        """
+        end = _tail(text_so_far), bool(_DOMAIN_TAIL.search(text_so_far)), known_amounts
+        if end not in self._newest:
+            self._newest[end] = self._after(*end)
+            if len(self._newest) > MASKS_KEPT:
+                self._newest.popitem(last=False)
+        return self._newest[end]
+
+    def _after(self, tail: str, is_domain: bool, known_amounts: frozenset[str]) -> Mask:  # noqa: FBT001 - computed above
         # An unfinished amount ("£1" of "£10") must go on: nothing but guarded tokens may follow.
         mask = np.zeros_like(self._guarded) if _is_open(tail, known_amounts) else ~self._guarded
         for token_id in self._guarded_ids:
             mask[token_id] = _continues(tail, self._texts[token_id], known_amounts)
-        if _DOMAIN_TAIL.search(text_so_far):
+        if is_domain:
             mask &= ~self._glued | self._guarded  # Digits were judged above: "10." may become "10.5".
         mask &= ~self._never
         if not mask.any():
