@@ -67,7 +67,7 @@ class GroundingMask:
                 self._newest.popitem(last=False)
         return self._newest[end]
 
-    def _after(self, tail: str, is_domain: bool, known_amounts: frozenset[str]) -> Mask:  # noqa: FBT001 - computed above
+    def _after(self, tail: str, is_domain: bool, known_amounts: frozenset[str]) -> Mask:
         # An unfinished amount ("£1" of "£10") must go on: nothing but guarded tokens may follow.
         mask = np.zeros_like(self._guarded) if _is_open(tail, known_amounts) else ~self._guarded
         for token_id in self._guarded_ids:

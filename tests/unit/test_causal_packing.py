@@ -123,9 +123,21 @@ def test_what_prompts_share_is_read_once(writer: CausalPart) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_grounding_masks_of_a_row_are_made_once_while_remembering(writer: CausalPart) -> None:
-    """They depend on the row alone."""
-    row = replies(writer)[2]
-    with writer.remembering(10_000):
-        assert writer._allowed(row) is writer._allowed(row)
-    assert writer._allowed(row) is not writer._allowed(row)
+def test_a_mask_is_made_once_for_all_texts_that_end_alike(writer: CausalPart) -> None:
+    """After an unfinished amount another one is (the control)."""
+    known = frozenset({"18:30"})
+    first = writer._mask.allowed("Top up", known)
+    assert writer._mask.allowed("Your card arrives", known) is first
+    assert writer._mask.allowed("Top up before 18", known) is not first
+
+
+@torch.no_grad()
+def test_what_is_kept_is_bounded_and_let_go(writer: CausalPart) -> None:
+    """What came first stays."""
+    rows = replies(writer)
+    writer.remember(len(rows[0].prompt_ids))
+    alone(writer, rows, ["activated"] * 4)
+    assert [*writer._read] == [rows[0].prompt_ids[: -len(writer.header_ids)]]
+    writer.forget()
+    assert not writer._read
+    writer.remember(0)
