@@ -34,7 +34,6 @@ from online_learning.bench.scenario import (
     Material,
     Plan,
     Scenario,
-    everything_asked,
     label,
     plain,
     warm_started,
@@ -240,7 +239,8 @@ def _kept_peers(stream: Stream, setting: Setting, scenario: Scenario, plan: Plan
 
 def _peers(stream: Stream, scenario: Scenario, plan: Plan) -> dict[str, Any]:
     seen = stream.embeddings
-    asked = [(seen.views[phase][question.text], label(question)) for phase, question in everything_asked(scenario)]
+    pairs = zip(seen.views, scenario.phases, strict=True)
+    labelled = [(views[question.text], label(question)) for views, phase in pairs for question in phase.questions]
     last = len(scenario.phases) - 1
     start = judge(Retriever(), seen, scenario, last)
     peers: dict[str, Peer] = {"cases": Cases()}
@@ -250,7 +250,7 @@ def _peers(stream: Stream, scenario: Scenario, plan: Plan) -> dict[str, Any]:
         print("bench learn: no bandit without mabwiser: pip install 'rejoinder[bench]'", file=sys.stderr)
     found = {"retriever": PeerOutcome(start, start)}
     found |= {name: run_peer(peer, seen, scenario, plan) for name, peer in peers.items()}
-    found["probe"] = PeerOutcome(start, judge(probe(asked, seen), seen, scenario, last))
+    found["probe"] = PeerOutcome(start, judge(probe(labelled, seen), seen, scenario, last))
     marks = {name: {"before": _listed(o.before), "after": _listed(o.after)} for name, o in found.items()}
     accuracies: dict[str, float | None] = {"bandit": None}
     return {"peers": accuracies | {name: o.accuracy for name, o in found.items()}, "peer_marks": marks}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from online_learning.bench.scenario import Marks, Phase, Plan, Scenario, answered, is_right, label, marks_of
-from online_learning.bench.stream import Embeddings, View
+from online_learning.bench.views import Embeddings, View
 from online_learning.offline import Outlook
 from online_learning.simulate.users import NOISES, Turn
 from online_learning.statistics import Floats, Ints

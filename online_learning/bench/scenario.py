@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -17,7 +16,7 @@ from bot.conversation import Act, ActKind, Decision, LegalAct, Signal
 from bot.domain import Domain
 from online_learning.evaluate import Question
 from online_learning.offline import Outlook
-from online_learning.simulate.users import Noise, Turn, turns
+from online_learning.simulate.users import TURNS_PER_USER, Noise, Turn, turns
 from online_learning.statistics import Floats, seeded
 
 BLOCK_TURNS = 32
@@ -64,7 +63,7 @@ class Phase:
 
     domain: Domain
     questions: Sequence[Question]
-    """All that `talk` may ask."""
+    """All that `talk` may ask; a peer is told the label of each."""
     talk: Callable[[], Talk]
     told: bool = False
     """An operator goes through the replies: confirms the right ones, corrects the others. Such turns are no thumbs."""
@@ -147,16 +146,18 @@ def in_blocks(asked: Iterator[Turn]) -> Talk:
 def asking(domain: Domain, questions: Sequence[Question], plan: Plan, count: int, *, after: int = 0) -> Phase:
     """`count` turns over shuffled questions; `after`: turns of the phases before, a multiple of a user's."""
     seed = plan.seed if not after else int(seeded(plan.seed, f"after {after}").integers(2**31))
-    used = list(turns(questions, count, plan.rate, seed))
-    first_user = -(-after // 5)
-    shifted = [replace(turn, number=turn.number + after, user=turn.user + first_user) for turn in used]
-    return Phase(domain, [turn.question for turn in used], lambda: in_blocks(iter(shifted)))
+    first_user = -(-after // TURNS_PER_USER)
+
+    def talk() -> Talk:
+        asked = turns(questions, count, plan.rate, seed)
+        return in_blocks(replace(turn, number=turn.number + after, user=turn.user + first_user) for turn in asked)
+
+    return Phase(domain, questions, talk)
 
 
 def plain(material: Material, plan: Plan) -> Scenario:
     """One phase of ordinary questions."""
-    phase = asking(material.domain, material.questions, plan, plan.num_turns)
-    return Scenario((phase,), material.judged)
+    return Scenario((asking(material.domain, material.questions, plan, plan.num_turns),), material.judged)
 
 
 def warm_started(scenario: Scenario, labelled: Sequence[Question]) -> Scenario:
@@ -166,25 +167,9 @@ def warm_started(scenario: Scenario, labelled: Sequence[Question]) -> Scenario:
     if not known:
         return scenario
     asked = [Turn(i, i, question, rates=True, uniform=0.0) for i, question in enumerate(known)]
-    told = Phase(first.domain, known, partial(_told, asked), told=True)
+    told = Phase(first.domain, known, lambda: in_blocks(iter(asked)), told=True)
     control = scenario.control and warm_started(scenario.control, labelled)
     return replace(scenario, phases=(told, *scenario.phases), control=control)
-
-
-def _told(asked: Sequence[Turn]) -> Talk:
-    return in_blocks(iter(asked))
-
-
-def everything_asked(scenario: Scenario) -> list[tuple[int, Question]]:
-    """(phase, question) of every turn, of people who always get what they want."""
-    found = []
-    for number, phase in enumerate(scenario.phases):
-        talk = phase.talk()
-        block = next(talk, None)
-        while block:
-            found += [(number, turn.question) for turn in block]
-            block = answered(talk, [True] * len(block))
-    return found
 
 
 def answered(talk: Talk, rights: Sequence[bool]) -> list[Turn] | None:

@@ -94,11 +94,14 @@ def figures(cells: Sequence[Cell]) -> dict[str, Any]:
     )
     questions = np.tile(np.arange(len(after) // len(cells)), len(cells))
     found = paired_difference(after, alone, seeded(0, "bench learn"), questions)
-    kinds = (SignalKind.REPHRASE, SignalKind.OUTCOME)
     return {
         "thumbs_only": mean([cell["control"]["curve"][-1]["accuracy"] for cell in cells]),
         "thumbs_only_served": mean([cell["control"]["curve"][-1]["accuracy_served"] for cell in cells]),
         "second_diff": round(found.mean, 4),
         "second_diff_ci": [round(found.lo, 4), round(found.hi, 4)],
-        "second_signals": {kind.value: sum(cell["besides"].get(kind.value, 0) for cell in cells) for kind in kinds},
+        "second_signals": {name: sum(cell["besides"].get(name, 0) for cell in cells) for name in _COUNTED},
     }
+
+
+_COUNTED = ("asked_after_wrong", SignalKind.REPHRASE.value, SignalKind.OUTCOME.value)
+"""How often somebody had to ask again, how often that was noticed, and how many outcomes were reported."""

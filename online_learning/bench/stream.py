@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bot import render
@@ -21,14 +20,15 @@ from bot.conversation import Turn as Said
 from bot.domain import Domain
 from bot.feedback.store import Store
 from bot.identity import holdout_key
-from bot.policy.model import BASE, ActRow, EncoderPart, draw
+from bot.policy.model import ActRow, draw
 from bot.settings import Settings
 from online_learning.bench.scenario import Marks, Plan, Scenario, answered, is_right, label, marks_of
+from online_learning.bench.views import Embeddings, embeddings
 from online_learning.config import LearnerConfig
 from online_learning.loop import Loop, build_loop
 from online_learning.offline import OfflinePolicy
 from online_learning.simulate.users import NOISES, Turn
-from online_learning.statistics import Floats, Ints, seeded
+from online_learning.statistics import seeded
 from online_learning.update import CURRENT
 
 OPERATOR = "operator:warmstart"
@@ -55,21 +55,21 @@ class Outcome:
     """Whether each served reply was right; an operator's turns are left out."""
     num_thumbs: int
     num_besides: Mapping[str, int]
-    """Signals besides thumbs, by kind."""
+    """Signals besides thumbs, by kind; `asked_after_wrong`: turns that followed a wrong reply in a conversation."""
     updates: tuple[str, ...]
     """Outcome of each."""
     learner_s: float
+    """Of the stream; what an operator tells before it is left out."""
     total_s: float
 
 
-@dataclass(slots=True)
-class _Progress:
-    """Where a stream stands."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A turn with what the policy makes of it."""
 
-    rights: list[bool]
-    points: list[Point]
-    num_thumbs: int = 0
-    learner_s: float = 0.0
+    turn: Turn
+    row: ActRow
+    logprobs_A: torch.Tensor
 
 
 class Stream:
@@ -88,8 +88,12 @@ class Stream:
         self._rows = self._prepared()
         self._key = holdout_key(settings.home, settings.seed)
         self._num_said: Counter[str] = Counter()
-        self._last: dict[str, Decision] = {}
+        self._last: dict[str, tuple[Decision, bool]] = {}
         self._besides: Counter[str] = Counter()
+        self._points: list[Point] = []
+        self._rights: list[bool] = []
+        self._num_thumbs = 0
+        self._learner_s = 0.0
 
     def _prepared(self) -> list[dict[str, ActRow]]:
         """By phase, rows by question; neighbouring phases of one domain share them."""
@@ -121,122 +125,117 @@ class Stream:
         """Ask, answer, rate and learn until the plan's end. `checkpoints`: thumbs, or turns where the plan ends by
         turns, after which the policy is judged. `progress` is called with turns and thumbs."""
         self._loop.resume()
-        started, state = time.perf_counter(), _Progress([], [])
+        started = time.perf_counter()
         for number in range(len(self._scenario.phases)):
-            self._play(number, checkpoints, state, progress)
-        updates = tuple(update.outcome for update in self._store.updates(1_000_000))
-        total_s = time.perf_counter() - started
+            self._play(number, checkpoints, progress)
         return Outcome(
-            tuple(state.points),
-            tuple(state.rights),
-            state.num_thumbs,
-            dict(self._besides),
-            updates,
-            state.learner_s,
-            total_s,
+            points=tuple(self._points),
+            rights=tuple(self._rights),
+            num_thumbs=self._num_thumbs,
+            num_besides=dict(self._besides),
+            updates=tuple(update.outcome for update in self._store.updates(1_000_000)),
+            learner_s=self._learner_s,
+            total_s=time.perf_counter() - started,
         )
 
-    def _play(
-        self,
-        number: int,
-        checkpoints: Sequence[int],
-        state: _Progress,
-        progress: Callable[[int, int], None],
-    ) -> None:
+    def _play(self, number: int, checkpoints: Sequence[int], progress: Callable[[int, int], None]) -> None:
         """One phase."""
-        state.points.append(self._point(number, state))
-        plan, talk = self._plan, self._scenario.phases[number].talk()
+        self._judge(number)
+        phase = self._scenario.phases[number]
+        talk = phase.talk()
         block = next(talk, None)
-        while block and state.num_thumbs < plan.num_thumbs:
-            before = _count(plan, state)
-            rights = self._serve(number, block, state)
-            self._learn(state)
+        while block and not self._is_over:
+            before = self._count
+            rights = self._serve(number, block)
+            took_s = self._learn()
+            self._learner_s += 0.0 if phase.told else took_s
             block = answered(talk, rights)
-            passed = any(before < mark <= _count(plan, state) for mark in checkpoints)
-            if block and passed and state.num_thumbs < plan.num_thumbs:
-                state.points.append(self._point(number, state))
-            progress(len(state.rights), state.num_thumbs)
-        state.points.append(self._point(number, state))
+            if block and any(before < mark <= self._count for mark in checkpoints) and not self._is_over:
+                self._judge(number)
+            progress(len(self._rights), self._num_thumbs)
+        self._judge(number)
 
-    def _learn(self, state: _Progress) -> None:
+    @property
+    def _is_over(self) -> bool:
+        return self._num_thumbs >= self._plan.num_thumbs
+
+    @property
+    def _count(self) -> int:
+        """What checkpoints are counted in."""
+        by_turns = self._plan.rate < 1 and self._plan.num_thumbs >= self._plan.num_turns
+        return len(self._rights) if by_turns else self._num_thumbs
+
+    def _learn(self) -> float:
+        """Seconds it took."""
         began = time.perf_counter()
         while self._loop.step():
             pass
-        state.learner_s += time.perf_counter() - began
+        return time.perf_counter() - began
 
-    def _point(self, number: int, state: _Progress) -> Point:
-        """What the policy makes of the questions nobody asks."""
+    def _judge(self, number: int) -> None:
+        """Note what the policy makes of the questions nobody asks."""
         judged = self._scenario.judged_in(self._scenario.phases[number])
         rows = [self._rows[number][self._scenario.judged[i].text] for i in judged]
         marks = marks_of(self._scenario, judged, self._policy.outlooks(rows, CURRENT))
-        return Point(number, len(state.rights), state.num_thumbs, marks)
+        self._points.append(Point(number, len(self._rights), self._num_thumbs, marks))
 
     # --- replies ------------------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def _serve(self, number: int, block: Sequence[Turn], state: _Progress) -> list[bool]:
+    def _serve(self, number: int, block: Sequence[Turn]) -> list[bool]:
         """Answer and hear a block; whether each reply was right."""
-        told = self._scenario.phases[number].told
         rows = [self._rows[number][turn.question.text] for turn in block]
         logprobs_B_A = self._model.score(rows, [CURRENT] * len(rows)).logprobs_B_A.double().cpu()
-        rights = []
-        for turn, row, padded_A in zip(block, rows, logprobs_B_A, strict=True):
-            logprobs_A = padded_A[: len(row.legal)]
-            if told:
-                rights.append(self._tell(turn, row, logprobs_A))
-            else:
-                rights.append(self._hear(turn, row, logprobs_A, state))
-        state.rights += [] if told else rights
+        triples = zip(block, rows, logprobs_B_A, strict=True)
+        asked = [_Asked(turn, row, logprobs_A[: len(row.legal)]) for turn, row, logprobs_A in triples]
+        if self._scenario.phases[number].told:
+            return [self._tell(one) for one in asked]
+        rights = [self._hear(one) for one in asked]
+        self._rights += rights
         return rights
 
-    def _hear(self, turn: Turn, row: ActRow, logprobs_A: torch.Tensor, state: _Progress) -> bool:
+    def _hear(self, asked: _Asked) -> bool:
         """One person's turn: the reply, the thumb, and what else they do."""
-        plan, before = self._plan, self._last.get(f"c{turn.user}")
-        reply = self._reply(f"c{turn.user}", f"p{turn.user}", f"d{turn.number}", turn, row, logprobs_A)
+        plan, turn, chat = self._plan, asked.turn, f"c{asked.turn.user}"
+        before, was_right = self._last.get(chat, (None, True))
+        reply = self._reply(chat, f"p{turn.user}", f"d{turn.number}", asked)
         right = is_right(reply.act, turn.question)
-        if turn.rates and state.num_thumbs < plan.num_thumbs:
+        if turn.rates and not self._is_over:
             p_up = self._scenario.p_up(turn.question, reply.act, NOISES[plan.noise])
             self._vote(reply, 1 if turn.uniform < p_up else -1, reply.person_id)
-            state.num_thumbs += 1
+            self._num_thumbs += 1
         for signal in self._scenario.besides(turn, reply, right, before):
             self._store.add_signal(signal)
             self._besides[signal.kind.value] += 1
+        self._besides["asked_after_wrong"] += not was_right
+        self._last[chat] = reply, right
         return right
 
-    def _tell(self, turn: Turn, row: ActRow, logprobs_A: torch.Tensor) -> bool:
+    def _tell(self, asked: _Asked) -> bool:
         """An operator's turn: the drawn reply is confirmed or refused, and a refused one replaced by the right act.
 
         The replacement was not drawn, so its stored probability is no propensity. Such rows never go to the gate,
         which weighs by propensities; in the loss the weight is pi_prox / mu of a row scored under its own version.
         """
-        chat, name = f"w{turn.user}", f"wd{turn.number}"
-        reply = self._reply(chat, OPERATOR, name, turn, row, logprobs_A)
-        right = is_right(reply.act, turn.question)
+        chat, name, wanted = f"w{asked.turn.user}", f"wd{asked.turn.number}", label(asked.turn.question)
+        reply = self._reply(chat, OPERATOR, name, asked)
+        right = is_right(reply.act, asked.turn.question)
         self._vote(reply, 1 if right else -1, OPERATOR, source="operator")
-        acts = [act.act for act in row.legal]
-        if not right and not reply.holdout and label(turn.question) in acts:
-            place = acts.index(label(turn.question))
-            shown = self._reply(chat, OPERATOR, f"{name}-right", turn, row, logprobs_A, place)
+        acts = [act.act for act in asked.row.legal]
+        if not right and not reply.holdout and wanted in acts:
+            shown = self._reply(chat, OPERATOR, f"{name}-right", asked, acts.index(wanted))
             self._vote(shown, 1, OPERATOR, source="operator")
         return right
 
-    def _reply(
-        self,
-        conversation: str,
-        person: str,
-        name: str,
-        turn: Turn,
-        row: ActRow,
-        logprobs_A: torch.Tensor,
-        chosen: int | None = None,
-    ) -> Decision:
+    def _reply(self, conversation: str, person: str, name: str, asked: _Asked, chosen: int | None = None) -> Decision:
         """Draw an act, or take `chosen`, and store it with its reply, as the server does."""
+        row, logprobs_A = asked.row, asked.logprobs_A
         now = time.time()
         if not self._num_said[conversation]:
             self._store.add_conversation(Conversation(conversation, person, now, self._settings.domain))
         self._num_said[conversation] += 1
         if chosen is None:
             chosen = draw(logprobs_A, int(seeded(self._plan.seed, f"act {name[1:]}").integers(2**62)))
-        state = State(conversation, (Said("user", turn.question.text),))
+        state = State(conversation, (Said("user", asked.turn.question.text),))
         decision = Decision(
             id=name,
             conversation_id=conversation,
@@ -262,7 +261,6 @@ class Stream:
         )
         reply = Message(f"m-{name}", conversation, 0, "bot", "", now, decision_id=decision.id, act=decision.act)
         self._store.add_reply(reply, decision)
-        self._last[conversation] = decision
         return decision
 
     def _vote(self, decision: Decision, value: int, author: str, source: str = "user") -> None:
@@ -278,52 +276,6 @@ class Stream:
                 source=source,
             )
         )
-
-
-def _count(plan: Plan, state: _Progress) -> int:
-    """What checkpoints are counted in."""
-    return len(state.rights) if plan.num_thumbs >= plan.num_turns and plan.rate < 1 else state.num_thumbs
-
-
-# --- what peers see ---------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class View:
-    """A question and its candidates as the base encoder sees them."""
-
-    state_D: Floats
-    """Unit vector."""
-    candidates: Ints
-    """Indices into `Embeddings.acts`."""
-    similarity: Floats
-    """Cosine of question and candidate, the act's fixed share of the score included; in the order of `candidates`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """All that the peers are given."""
-
-    acts: tuple[str, ...]
-    """Every act that is ever a candidate."""
-    views: Sequence[Mapping[str, View]]
-    """By phase and question."""
-    temperature: float
-    """That the policy divides by."""
-
-
-def embeddings(encoder: EncoderPart, phases: Sequence[Mapping[str, ActRow]]) -> Embeddings:
-    """The base encoder's view of prepared questions."""
-    acts = tuple(sorted({act.act for rows in phases for row in rows.values() for act in row.legal}))
-    place = {act: i for i, act in enumerate(acts)}
-    views = [{text: _view(encoder, row, place) for text, row in rows.items()} for rows in phases]
-    return Embeddings(acts, views, next(iter(phases[0].values())).temperature)
-
-
-def _view(encoder: EncoderPart, row: ActRow, place: Mapping[str, int]) -> View:
-    state_D = encoder.embed_ids([row.query_ids], [BASE])[0]
-    fixed_A = np.array([act.prior_logit for act in row.legal]) * row.temperature
-    cosine_A = (encoder.act_vectors(row.legal) @ state_D).cpu().numpy()
-    candidates = np.array([place[act.act] for act in row.legal])
-    return View(state_D.cpu().numpy(), candidates, cosine_A + fixed_A.astype(np.float32))
 
 
 def bench_settings(settings: Settings, home: Path, seed: int) -> Settings:

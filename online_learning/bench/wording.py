@@ -72,5 +72,6 @@ def figures(cells: Sequence[Cell]) -> dict[str, Any]:
     peers = {
         peer: {group: by_group(cells, "liked", group, "after", peer=peer) for group in ("picky", "others")}
         for peer in cells[0]["peer_marks"]
+        if peer != "probe"  # Labels name articles, not wordings.
     }
     return found | {"peers_liked_mode": peers}

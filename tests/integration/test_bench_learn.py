@@ -20,7 +20,8 @@ from bot.policy.model import EncoderPart, PolicyModel
 from bot.policy.types import ActRequest
 from online_learning.bench.peers import Bandit, Cases, Retriever, judge, probe, run_peer
 from online_learning.bench.scenario import Material, Phase, Plan, Scenario, in_blocks, plain
-from online_learning.bench.stream import Embeddings, Stream, View, bench_settings
+from online_learning.bench.stream import Stream, bench_settings
+from online_learning.bench.views import Embeddings, View
 from online_learning.evaluate import Question
 from online_learning.simulate.users import turns
 from online_learning.statistics import seeded
