@@ -5,7 +5,8 @@
    has failed: one ScorerError, the child is ended, and the next call starts a new one.
 3. After MAX_FAILURES in a row a scorer is left alone until a new `Scorers` is made.
 
-The child gets no environment but PATH and LANG, no descriptor of ours, and bounded memory. It is no sandbox: it is the
+The child gets no environment but PATH and LANG, no descriptor of ours, and bounded memory; an alarm of its own ends it
+should we be gone before it has answered. It is no sandbox: it is the
 developer's own code, on the developer's own machine, kept from taking the learner down with it.
 """
 
@@ -91,7 +92,7 @@ class _Child:
         self._name, self._spec = name, spec
         self._buffer = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-B", str(CHILD), spec.entry, folder],
+            [sys.executable, "-B", str(CHILD), spec.entry, folder, str(START_S), str(spec.timeout_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -180,7 +180,8 @@ def test_thumbs_heavier_than_the_outcome_do_not_load(more: list[str]) -> None:
 def test_thumbs_beside_an_outcome_that_may_not_come_are_refused(outcome: str) -> None:
     """Success must weigh something both ways, as a constant, whatever else holds."""
     text = (
-        OUTCOME.split("      -")[0] + f"      - {outcome}\n      - {{name: a, when: {{signal: thumb}}, reward: 0.1}}\n"
+        OUTCOME.split("      -", maxsplit=1)[0]
+        + f"      - {outcome}\n      - {{name: a, when: {{signal: thumb}}, reward: 0.1}}\n"
     )
     assert "no heavier than the outcome rule (0)" in refusal(text)
 
