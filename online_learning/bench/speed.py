@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,57 +45,69 @@ from online_learning.evaluate import Question
 from online_learning.loop import build_loop
 from online_learning.offline import OfflinePolicy
 
-NUM_COPIED = 1024
-"""Different decisions that a filled store is made of."""
-STORED = 4096
-"""Decisions behind the update of the encoder part: more than its replay window."""
 SMALLEST = 1000
-TEXT_ROWS = 16
-"""Written replies of a timed text update; a real one has up to 48, and shares more of its prompts."""
+"""Decisions in the smallest store."""
+SAME_WINDOW, SAME_WORK = 700, replace(LearnerConfig(), holdout_rows=100)
+"""So few rows that the smallest store has as many to learn from and to judge by as the largest."""
 PEAK_SIZE = 2048
 _RESIDENT = re.compile(r"VmHWM:\s+(\d+) kB")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    num_decisions: int
+    """In the largest store."""
+    num_repeats: int
+    num_copied: int = 1024
+    """Different decisions that a filled store is made of."""
+    num_stored: int = 4096
+    """Decisions behind the update of the encoder part: more than its replay window."""
+    num_texts: int = 16
+    """Written replies of a timed text update; a real one has up to 48, and shares more of its prompts."""
 
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
     """`--decisions` in the largest store, `--repeats` of each timing."""
     with throw_away(settings, tiny=args.tiny) as home:
         learn = replace(home.learn, settle_s=0.0, threads=home.learn.threads or os.cpu_count() or 1, holdout_share=0.15)
-        report = run(replace(home, learn=learn), args)
+        questions = questions_of(args, load_domain(home.domain))
+        report = run(replace(home, learn=learn), questions, Plan(args.decisions, args.repeats))
     print(json.dumps(report) if args.json else _summary(report))
     return 0
 
 
-def run(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+def run(settings: Settings, questions: Sequence[Question], plan: Plan) -> dict[str, Any]:
     """The whole report."""
     torch.set_num_threads(settings.learn.threads)
     torch.manual_seed(settings.seed or 0)
     domain, seed = load_domain(settings.domain), settings.seed or 0
-    questions = questions_of(args, domain)
     model = PolicyModel(EncoderPart(find_or_fetch("encoder", settings)))
     policy = OfflinePolicy(model, domain, settings)
     asked = speed_rows.distinct(questions, 100 * len(questions), seed)
-    like = list(speed_rows.decisions(model, policy, asked[:NUM_COPIED], seed))
-    fresh = speed_rows.decisions(model, policy, asked[NUM_COPIED:], seed, batch_size=32)
+    like = list(speed_rows.decisions(model, policy, asked[: plan.num_copied], seed))
+    fresh = speed_rows.decisions(model, policy, asked[plan.num_copied :], seed, batch_size=32)
     return {
         "threads": settings.learn.threads,
-        "encoder": encoder_report(settings, like, fresh, args.repeats),
-        "causal": causal_report(settings, model, like, asked, args.repeats),
-        "store": store_report(settings, like, fresh, args.decisions, args.repeats),
+        "encoder": encoder_report(settings, like, fresh, plan),
+        "causal": causal_report(settings, model, like, asked, plan),
+        "store": store_report(settings, like, fresh, plan),
     }
 
 
 # --- the encoder part -------------------------------------------------------------------------------------------------
 def encoder_report(
-    settings: Settings, like: Sequence[Decision], fresh: Iterator[Decision], num_repeats: int
+    settings: Settings, like: Sequence[Decision], fresh: Iterator[Decision], plan: Plan
 ) -> dict[str, Any]:
     """Whole updates by the default recipe and by `layers: all`, each on a home of its own, in turns."""
     recipes = {"head": LearnerConfig(), "all": DEEP}
     with (
-        timed_loop(settings, "head", recipes["head"], like, STORED) as head,
-        timed_loop(settings, "all", recipes["all"], like, STORED) as every,
+        timed_loop(settings, "head", recipes["head"], like, plan.num_stored) as head,
+        timed_loop(settings, "all", recipes["all"], like, plan.num_stored) as every,
     ):
         loops, costs = {"head": head, "all": every}, dict[str, list[Cost]]({"head": [], "all": []})
-        for _ in _progress("encoder", num_repeats + 1):
+        for _ in _progress("encoder", plan.num_repeats + 1):
             for name, loop in loops.items():
                 costs[name].append(loop.update(fresh))
     num_thumbs = settings.learn.update_every
@@ -131,18 +143,18 @@ def _encoder_cost(costs: Sequence[Cost], num_thumbs: int, config: LearnerConfig)
 
 # --- the causal part --------------------------------------------------------------------------------------------------
 def causal_report(
-    settings: Settings, model: PolicyModel, like: Sequence[Decision], asked: Sequence[Question], num_repeats: int
+    settings: Settings, model: PolicyModel, like: Sequence[Decision], asked: Sequence[Question], plan: Plan
 ) -> dict[str, Any]:
     """Text updates of the learner and of the plain implementation, in turns, with a matrix product between them."""
     config, writer = LearnerConfig(), CausalPart(find_or_fetch("causal", settings))
-    rows = text_rows(settings, writer, like, asked)
+    rows = text_rows(settings, writer, like, asked[: plan.num_texts])
     updates = {
         "learner": speed_text.our_update(model, writer, rows, config),
         "plain": speed_text.plain_update(writer, rows, config),
     }
     taken: dict[str, list[float]] = {name: [] for name in updates}
     peaks: list[float] = []
-    for _ in _progress("causal", num_repeats):
+    for _ in _progress("causal", plan.num_repeats):
         for name, update in updates.items():
             peaks.append(matmul_peak(model.encoder.device))
             taken[name].append(speed_text.seconds(update))
@@ -180,7 +192,7 @@ def text_rows(
     """Decisions with replies, two in three liked."""
     policy = settings.policy
     said = speed_rows.replies(
-        writer, load_domain(settings.domain), asked[:TEXT_ROWS], policy.text_temperature, policy.max_reply_tokens
+        writer, load_domain(settings.domain), asked, policy.text_temperature, policy.max_reply_tokens
     )
     written = [replace(decision, generated=reply) for decision, reply in zip(like, said, strict=False)]
     return [Credit(decision, 1.0 if i % 3 else -1.0, 0.0) for i, decision in enumerate(written)]
@@ -227,23 +239,16 @@ def _highest_mib() -> int:
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
-SAME_WORK = replace(LearnerConfig(), holdout_rows=100)
-SAME_WINDOW = 700
-"""So few that the smallest store has as many rows to learn from and to judge by as the largest."""
-
-
-def store_report(
-    settings: Settings, like: Sequence[Decision], fresh: Iterator[Decision], num_decisions: int, num_repeats: int
-) -> dict[str, Any]:
+def store_report(settings: Settings, like: Sequence[Decision], fresh: Iterator[Decision], plan: Plan) -> dict[str, Any]:
     """The same update on a store that grows tenfold each time."""
     settings = replace(settings, learn=replace(settings.learn, window=SAME_WINDOW))
-    sizes, first, found = list(_sizes(num_decisions)), 0, []
+    sizes, first, found = list(_sizes(plan.num_decisions)), 0, []
     with timed_loop(settings, "store", SAME_WORK, like, 0) as timed:
         for size in _progress("store", sizes):
             fill(timed.loop.settings.database, like, first, size)
             first = size
             timed.update(fresh)  # checks and embeds what was never seen before
-            costs = [timed.update(fresh) for _ in range(num_repeats)]
+            costs = [timed.update(fresh) for _ in range(plan.num_repeats)]
             found.append({"decisions": size, **_store_cost(costs)})
     names = ("update_s", "reads_ms")
     return {"sizes": found} | {f"{name}_ratio": _ratio(found[-1][name], found[0][name]) for name in names}
