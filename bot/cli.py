@@ -227,6 +227,7 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument(
         "--repeats", type=_number("repeats", 1, 1000), default=5, metavar="K", help="speed: of each timing"
     )
+    bench.add_argument("--texts", type=_number("texts", 1, 10**4), default=16, metavar="N", help="speed: written replies")
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
     bench.add_argument(

@@ -73,7 +73,7 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
     with throw_away(settings, tiny=args.tiny) as home:
         learn = replace(home.learn, settle_s=0.0, threads=home.learn.threads or os.cpu_count() or 1, holdout_share=0.15)
         questions = questions_of(args, load_domain(home.domain))
-        report = run(replace(home, learn=learn), questions, Plan(args.decisions, args.repeats))
+        report = run(replace(home, learn=learn), questions, Plan(args.decisions, args.repeats, num_texts=args.texts))
     print(json.dumps(report) if args.json else _summary(report))
     return 0
 
