@@ -221,13 +221,7 @@ def _add_measuring(commands: Any) -> None:
     )
     bench.add_argument("--rows", type=_number("rows", 2, 10**6), default=300, metavar="N", help="gate: held out, rated")
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
-    bench.add_argument(
-        "--decisions", type=_number("decisions", 1000, 10**8), default=10**6, metavar="N", help="speed: largest store"
-    )
-    bench.add_argument(
-        "--repeats", type=_number("repeats", 1, 1000), default=5, metavar="K", help="speed: of each timing"
-    )
-    bench.add_argument("--texts", type=_number("texts", 1, 10**4), default=16, metavar="N", help="speed: written replies")
+    _add_speed(bench)
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
     bench.add_argument(
@@ -249,6 +243,17 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--version", metavar="V", help="robust: default is the one that serves")
     bench.add_argument("--tiny", action="store_true", help="crash, swap, latency: models of random weights")
     _add_dataset(bench)
+
+
+def _add_speed(bench: argparse.ArgumentParser) -> None:
+    numbers = {
+        "decisions": (1000, 10**8, 10**6, "in the largest store"),
+        "repeats": (1, 1000, 5, "of each timing"),
+        "texts": (1, 10**4, 16, "written replies"),
+    }
+    for name, (low, high, default, what) in numbers.items():
+        number = _number(name, low, high)
+        bench.add_argument(f"--{name}", type=number, default=default, metavar="N", help=f"speed: {what}")
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
