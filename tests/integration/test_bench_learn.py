@@ -19,7 +19,7 @@ from bot.policy.engine import Engine
 from bot.policy.model import EncoderPart, PolicyModel
 from bot.policy.types import ActRequest
 from online_learning.bench.peers import Bandit, Cases, Retriever, judge, probe, run_peer
-from online_learning.bench.scenario import Material, Phase, Plan, Scenario, in_blocks, plain
+from online_learning.bench.scenario import Material, Phase, Plan, Scenario, in_blocks, plain, warm_started
 from online_learning.bench.stream import Stream, bench_settings
 from online_learning.bench.views import Embeddings, View
 from online_learning.evaluate import Question
@@ -69,6 +69,28 @@ def test_the_stream_serves_what_the_engine_would(home: Home) -> None:
         await engine.close()
 
     asyncio.run(served())
+
+
+def test_labels_are_learned_as_rows_like_any_other(home: Home) -> None:
+    """An operator's word enters by decisions and thumbs: every row re-scores, none is refused, a wrong reply has its
+    right one beside it, and no act that was not drawn is ever shown to the gate, which weighs by propensities."""
+    settings = bench_settings(home.settings, home.settings.home, 0)
+    scenario = warm_started(plain(Material(home.domain, QUESTIONS, QUESTIONS), PLAN), QUESTIONS[:48])
+    outcome = Stream(settings, home.store, scenario, PLAN, QUICK).run((), lambda *_: None)
+    told = [home.store.decision(f"wd{number}") for number in range(48)]
+    wrong = [row for row, asked in zip(told, QUESTIONS, strict=False) if row.act != f"answer:{asked.answer}"]
+    fixed = home.store.decisions(f"{row.id}-right" for row in told)
+    assert set(fixed) == {f"{row.id}-right" for row in wrong if not row.holdout}
+    assert fixed
+    assert any(row.holdout for row in told)
+    assert not any(row.holdout for row in fixed.values())
+    rights = {f"wd{n}-right": f"answer:{question.answer}" for n, question in enumerate(QUESTIONS[:48])}
+    assert all(row.act == rights[row.id] for row in fixed.values())
+    assert all(update.metrics["refused"]["rescore"] == 0 for update in home.store.updates())
+    assert len(outcome.rights) == outcome.num_thumbs == 64  # Labels are neither turns nor thumbs.
+    assert [point.phase for point in outcome.points] == [0, 0, 1, 1]
+    start, warm = outcome.points[0].marks["right"].mean(), outcome.points[2].marks["right"].mean()
+    assert warm > start
 
 
 def test_a_seed_gives_the_same_stream_twice(tmp_path: Path, models: Path) -> None:
@@ -126,6 +148,53 @@ def test_the_last_line_holds_the_figures_and_a_finished_seed_is_not_run_again(
     assert other["by_seed"] != [0.125]  # Another setting is another cell.
     assert (kept.parent / "curve.png").stat().st_size > 1000
     assert (kept.parent / "curve.csv").read_text().startswith("seed,turns,thumbs,accuracy")
+
+
+def outside(home: Home) -> Path:
+    """Questions that no article answers, enough for 40 turns."""
+    path = home.settings.home.parent / "outside.jsonl"
+    path.write_text("".join(json.dumps({"text": f"sing me song {i} of the sea"}) + "\n" for i in range(40)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("drift", {"new_before", "new_after", "old_before", "old_after", "old_diff_ci"}),
+        ("scope", {"oos_right", "in_scope_handed_over", "peers_scope"}),
+        ("second", {"thumbs_only", "second_diff", "second_diff_ci", "second_signals"}),
+        ("wording", {"liked_picky_before", "liked_picky_after", "liked_others_after", "liked_picky_diff_ci"}),
+    ],
+)
+def test_every_setting_reports_its_own_figures_beside_the_common_ones(
+    home: Home, capsys: pytest.CaptureFixture[str], setting: str, expected: set[str]
+) -> None:
+    """Each through the real store, rules and learner; peers hear the same people; a curve over turns at rate 0.5."""
+    extra = [f"--oos={outside(home)}"] if setting == "scope" else []
+    assert bench(home, "--turns=40", "--rate=0.5", "--noise=clean", f"--setting={setting}", *extra) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report.keys() >= expected | {"setting", "thumbs", "start", "accuracy", "ci", "peers", "checkpoints"}
+    assert report["setting"] == f"clean, rate 0.5, {setting}"
+    assert report["turns"] == 40
+    assert 0 < report["thumbs"] < 40
+    assert all(0 <= report[name] <= 1 for name in expected if isinstance(report[name], float))
+
+
+def test_the_accuracy_after_labels_is_reported_beside_the_start(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """`start` is the retriever's; the same files serve as labels."""
+    labels = files(home)["eval"]
+    assert bench(home, "--thumbs=32", "--noise=clean", f"--warmstart={labels}") == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["start"] == report["peers"]["retriever"]
+    assert report["warm"] == report["checkpoints"][0]["accuracy"]
+    assert report["warm_labels"] == 24
+
+
+def test_out_of_scope_questions_belong_to_their_setting(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither without the other."""
+    assert bench(home, "--setting=scope") == 2
+    assert bench(home, f"--oos={outside(home)}") == 2
+    assert "expected --oos F with --setting scope only" in capsys.readouterr().err
 
 
 def test_too_few_rows_are_refused_in_one_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
