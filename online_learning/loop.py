@@ -281,7 +281,7 @@ class Loop:
         An outcome travels back to turns that nobody rated; it must not carry a topic around its quorum.
         """
         conversations = dict.fromkeys(row.decision.conversation_id for row in rows)
-        decisions = [d for name in conversations for d in self.store.conversation_decisions(name)]
+        decisions = self.store.decisions_of(conversations)
         scale, baseline = self.config.reward_scale, self.config.baseline
         rewards = [replace(row.reward, value=scale * (row.reward.value or 0.0)) for row in rows]
         if baseline is None:

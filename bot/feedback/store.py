@@ -26,6 +26,7 @@ from bot.feedback import store_rules as rules
 from bot.feedback import store_writes as writes
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
+from bot.feedback.store_kept import KeptDecisions
 from bot.feedback.store_records import ConversationFilter, ConversationRow, Rated, UpdateRow, tracker_name
 from bot.feedback.store_rules import Past, RulesVersion
 from bot.feedback.store_writer import MAX_WAITING, Writer
@@ -52,6 +53,7 @@ class Store:
     ) -> None:
         self.path = path
         self._readers = ReaderPool(path)
+        self._kept = KeptDecisions()
         self._writer = None if readonly else _open_writer(path, busy_timeout_s, max_waiting)
         if readonly:
             self._read(check_migrated)
@@ -144,7 +146,11 @@ class Store:
 
     def decisions(self, ids: Iterable[str]) -> dict[str, Decision]:
         """Those of `ids` that are stored, by id."""
-        return self._read(reads.decisions, ids)
+        return self._read(reads.decisions, ids, self._kept)
+
+    def decisions_of(self, conversation_ids: Iterable[str]) -> list[Decision]:
+        """All decisions of these conversations, in the order given and by turn."""
+        return self._read(reads.decisions_of, conversation_ids, self._kept)
 
     def conversation_decisions(self, conversation_id: str) -> list[Decision]:
         """All decisions of a conversation, by turn."""
@@ -207,7 +213,7 @@ class Store:
         with its decision. In force: the highest revision of a (decision_id, scope) with seq <= `until_seq`, so the same
         call gives the same rows whatever was appended since. Only train_ok ones; `holdout` chooses the gate's share
         instead of the learner's."""
-        return self._read(reads.window, until_seq, limit, holdout)
+        return self._read(reads.window, until_seq, limit, holdout, self._kept)
 
     def commit_update(self, update: UpdateRow) -> int:
         """Append; returns its seq. StoreError when its cursor is behind the last one's."""

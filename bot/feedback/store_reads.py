@@ -15,6 +15,7 @@ from bot.conversation import Conversation, Decision, Message, Reward, Signal
 from bot.errors import NotFound
 from bot.feedback import store_rows as rows
 from bot.feedback.store_connection import Connection, Row
+from bot.feedback.store_kept import KeptDecisions
 from bot.feedback.store_records import Rated, UpdateRow
 
 SETTLED = "settled"
@@ -85,10 +86,26 @@ def decision(conn: Connection, decision_id: str) -> Decision:
     return _decisions_from(conn, [found])[0]
 
 
-def decisions(conn: Connection, ids: Iterable[str]) -> dict[str, Decision]:
-    """Those that are stored, by id."""
-    found = list(_where_in(conn, "SELECT * FROM decisions WHERE id", dict.fromkeys(ids)))
-    return {decision.id: decision for decision in _decisions_from(conn, found)}
+def decisions(conn: Connection, ids: Iterable[str], kept: KeptDecisions | None = None) -> dict[str, Decision]:
+    """Those that are stored, by id; rows that `kept` holds are not read."""
+    kept = kept or KeptDecisions(0)
+    found = kept.among(wanted := dict.fromkeys(ids))
+    missing = list(_where_in(conn, "SELECT * FROM decisions WHERE id", (id_ for id_ in wanted if id_ not in found)))
+    read = {decision.id: decision for decision in _decisions_from(conn, missing)}
+    kept.keep(read)
+    return found | read
+
+
+def decisions_of(conn: Connection, conversation_ids: Iterable[str], kept: KeptDecisions) -> list[Decision]:
+    """All of these conversations, in the order given, each by turn."""
+    names = dict.fromkeys(conversation_ids)
+    rows = sorted(_where_in(conn, "SELECT conversation_id, turn, seq, id FROM decisions WHERE conversation_id", names))
+    by_name: dict[str, list[str]] = {name: [] for name in names}
+    for name, _, _, decision_id in rows:
+        by_name[name].append(decision_id)
+    order = [decision_id for found in by_name.values() for decision_id in found]
+    read = decisions(conn, order, kept)
+    return [read[decision_id] for decision_id in order]
 
 
 def conversation_decisions(conn: Connection, conversation_id: str) -> list[Decision]:
@@ -141,11 +158,11 @@ def count_fresh(conn: Connection, after_seq: int) -> int:
     return int(conn.execute(COUNT_FRESH, [after_seq]).fetchone()[0])
 
 
-def window(conn: Connection, until_seq: int, limit: int, holdout: bool) -> list[Rated]:
+def window(conn: Connection, until_seq: int, limit: int, holdout: bool, kept: KeptDecisions) -> list[Rated]:
     """Oldest first."""
     bound = {"until_seq": until_seq, "limit": limit, "holdout": int(holdout)}
     rewards = [rows.reward_from(row) for row in reversed(conn.execute(WINDOW, bound).fetchall())]
-    rated = decisions(conn, (reward.decision_id for reward in rewards))
+    rated = decisions(conn, (reward.decision_id for reward in rewards), kept)
     return [Rated(rated[reward.decision_id], reward) for reward in rewards]
 
 
