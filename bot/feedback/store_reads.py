@@ -99,11 +99,11 @@ def decisions(conn: Connection, ids: Iterable[str], kept: KeptDecisions | None =
 def decisions_of(conn: Connection, conversation_ids: Iterable[str], kept: KeptDecisions) -> list[Decision]:
     """All of these conversations, in the order given, each by turn."""
     names = dict.fromkeys(conversation_ids)
-    rows = sorted(_where_in(conn, "SELECT conversation_id, turn, seq, id FROM decisions WHERE conversation_id", names))
+    found = _where_in(conn, "SELECT conversation_id, turn, seq, id FROM decisions WHERE conversation_id", names)
     by_name: dict[str, list[str]] = {name: [] for name in names}
-    for name, _, _, decision_id in rows:
+    for name, _, _, decision_id in sorted(map(tuple, found)):
         by_name[name].append(decision_id)
-    order = [decision_id for found in by_name.values() for decision_id in found]
+    order = [decision_id for ids in by_name.values() for decision_id in ids]
     read = decisions(conn, order, kept)
     return [read[decision_id] for decision_id in order]
 
