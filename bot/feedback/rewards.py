@@ -88,7 +88,7 @@ def earn(
     shares = [share for signal in heard[0.0] if (share := _share(signal, decisions, rules.rules))]
     bound = success(rules) if rules.rewards else inf
     mixed, failures = shares_of_rules(chat, rules, heard, _target, bound)
-    shares = sorted([*shares, *mixed], key=lambda share: share.term.signal_seq)
+    shares = _travelling_bounded(sorted([*shares, *mixed], key=lambda share: share.term.signal_seq), bound)
     grouped: dict[tuple[str, str], list[Share]] = {}
     for share in _first_of_each_person(shares, rules.caps.person_conversation):
         grouped.setdefault((share.decision_id, share.scope), []).append(share)
@@ -157,16 +157,26 @@ def _credit(decision_id: str, scope: str, shares: Sequence[Share], rules: Rules,
 
 
 def _thumbs_bounded(shares: Sequence[Share], bound: float) -> list[Share]:
-    """Thumbs together weigh no more than task success (DESIGN section 6, invariant 6), formulas included."""
-    total = abs(fsum(share.term.value for share in shares if share.is_thumb))
+    """Thumbs on one reply together weigh no more than task success (DESIGN section 6, invariant 6)."""
+    return [*shares, *_taken([share for share in shares if share.is_thumb], bound)]
+
+
+def _travelling_bounded(shares: Sequence[Share], bound: float) -> list[Share]:
+    """Thumbs that speak of the conversation meet at its first turns: praise as a whole is bounded, and blame as a whole."""
+    thumbs = [share for share in shares if share.is_thumb and share.scope == CONVERSATION]
+    praise = [share for share in thumbs if share.term.value > 0]
+    blame = [share for share in thumbs if share.term.value < 0]
+    return [*shares, *_taken(praise, bound), *_taken(blame, bound)]
+
+
+def _taken(thumbs: Sequence[Share], bound: float) -> list[Share]:
+    """Shares that bring the sum of these back to the bound, each in proportion."""
+    total = abs(fsum(share.term.value for share in thumbs))
     if total <= bound:
-        return list(shares)
-    taken = [replace(s, term=_scaled(s.term, "thumb_cap", bound / total - 1)) for s in shares if s.is_thumb]
-    return [*shares, *taken]
-
-
-def _scaled(term: RewardTerm, name: str, factor: float) -> RewardTerm:
-    return RewardTerm(name, term.value * factor, term.signal_seq)
+        return []
+    factor = bound / total - 1
+    terms = [RewardTerm("thumb_cap", share.term.value * factor, share.term.signal_seq) for share in thumbs]
+    return [replace(share, term=term) for share, term in zip(thumbs, terms, strict=True)]
 
 
 def _bounded(name: str, terms: Sequence[RewardTerm], low: float, high: float) -> list[RewardTerm]:

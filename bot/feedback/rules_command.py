@@ -79,6 +79,8 @@ def apply(settings: Settings, args: argparse.Namespace) -> int:
     parse_rules(text, args.file)
     with Store(_database(settings)) as store, _learner_lock(settings.home) as is_ours:
         now = time.time()
+        if is_ours:
+            print("computing the rewards anew", file=sys.stderr)
         version = put_in_force(store, text, file_rules, author=args.author, reason=args.reason, now=now)
         revisions = apply_rules(store, file_rules, now, settings.learn.settle_s) if is_ours else None
     if args.json:

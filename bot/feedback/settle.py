@@ -48,9 +48,7 @@ def settle(store: Store, rules: Rules, now: float, settle_s: float, *, trust: Ma
     settled never becomes a reward. Raises ConflictError when another process settled further meanwhile: call again.
     """
     rules = rules_in_force(store, rules)
-    num_appended = 0
-    if (store.status(RULES_STATUS) or _hash_of(rules)) != _hash_of(rules):
-        num_appended = apply_rules(store, rules, now, settle_s, trust=trust)
+    num_appended = apply_rules(store, rules, now, settle_s, trust=trust)
     with closing(_Work(store, rules, now, settle_s, trust)) as work:
         return num_appended + work.settle() + work.settle_delayed()
 
@@ -70,10 +68,11 @@ def apply_rules(
     """`resettle_all` under the rules in force, if they are not the ones applied last; call it at start and when the
     rules file changes."""
     rules = rules_in_force(store, rules)
-    if store.status(RULES_STATUS) == _hash_of(rules):
+    applied = {"rules_hash": rules.rules_hash}
+    if store.status(RULES_STATUS) == applied:
         return 0
     num_appended = resettle_all(store, rules, now, settle_s, trust=trust)
-    store.put_status(RULES_STATUS, _hash_of(rules))
+    store.put_status(RULES_STATUS, applied)
     return num_appended
 
 
@@ -95,10 +94,6 @@ def put_in_force(store: Store, text: str, file_rules: Rules, *, author: str, rea
 @lru_cache(maxsize=8)
 def _parsed(text: str, source: str, folder: str) -> Rules:
     return parse_rules(text, source, Path(folder) if folder else None)
-
-
-def _hash_of(rules: Rules) -> dict[str, str]:
-    return {"rules_hash": rules.rules_hash}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +164,23 @@ class _Work:
 
     def resettle(self) -> int:
         num_appended, after, settled = 0, 0, self.store.settled_seq()
+        delayed = {d: _Settled(self._reached(heard, settled), d) for d, heard in self._delayed().items()}
         while after < settled:
             ids, after = self.store.conversations_to_settle(after, math.inf, PAGE)
-            changed = self._changed(ids, settled, self._delayed())
+            changed = self._changed(ids, settled, delayed)
             self.store.put_rewards(changed, settled)
             num_appended += len(changed)
-        return num_appended + self.settle_delayed()
+        if delayed:
+            self._keep(delayed)
+        return num_appended
+
+    def _reached(self, heard: _Settled, settled: int) -> int:
+        """How far rules of a delay may hear by now."""
+        before, upto = heard.upto, -1
+        while upto != before:
+            before = max(before, upto)
+            _, upto = self.store.conversations_to_settle(before, self.now - heard.delay_s, PAGE)
+        return min(upto, settled)
 
     def _delayed(self) -> dict[float, _Settled]:
         """What rules of each delay have heard; a delay is never shorter than the file's."""

@@ -203,6 +203,16 @@ def test_a_formula_cannot_make_thumbs_heavier_than_success() -> None:
     assert values([thumb(kind=SignalKind.CSAT, value=2)], crowd) == {"d3 reply": 1.0}
 
 
+def test_thumbs_that_speak_of_the_conversation_cannot_add_up_to_more_than_success() -> None:
+    """0.9 on each of three replies would be 2.7 at the first turn, where all of them meet: they are 1 together. Control:
+    on the replies themselves each is 0.9."""
+    rule = "{{name: t, when: {{signal: thumb}}, reward: 0.9 * value{}}}"
+    three = [thumb(f"d{i}", key=f"k{i}") for i in (1, 2, 3)]
+    travelling = values(three, rules_with(rule.format(", applies_to: conversation")))
+    assert sum(value or 0.0 for value in travelling.values()) == pytest.approx(1.0)
+    assert set(values(three, rules_with(rule.format(""))).values()) == {0.9}
+
+
 # --- what each key does -------------------------------------------------------------------------------------------------
 def test_a_signal_goes_where_it_speaks_of_unless_the_rule_says_otherwise() -> None:
     """A thumb to its reply, a csat to the conversation's last reply; `applies_to` turns both round."""
