@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from bot.domain import load_domain
 from bot.errors import ConfigError
+from bot.feedback.rules import load_rules
 from bot.feedback.store import Store
 from bot.settings import Settings
 from online_learning.bench import drift, scope, second, wording
@@ -95,13 +96,14 @@ class Setting:
 
     @property
     def digest(self) -> str:
-        """Names the cell: the same files, recipe and stream give the same name."""
+        """Names the cell: the same files, rules, recipe and stream give the same name."""
         files = self.material
         plan = [self.kind, self.noise, self.rate, self.num_turns, self.num_thumbs]
         articles = files.domain.articles.values()
         texts = [[article.id, *article.texts] for article in articles] + [repr(files.domain.triggers)]
         rows = [[[q.text, q.answer] for q in group] for group in (files.questions, files.judged, files.warm)]
-        said = [repr(asdict(self.config)), self.served, plan, texts, rows, list(files.outside)]
+        rules_hash = load_rules(files.domain.rewards_path).rules_hash
+        said = [repr(asdict(self.config)), self.served, rules_hash, plan, texts, rows, list(files.outside)]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 

@@ -71,6 +71,13 @@ def test_the_stream_serves_what_the_engine_would(home: Home) -> None:
     asyncio.run(served())
 
 
+def test_checkpoints_count_turns_where_the_plan_ends_by_turns(home: Home) -> None:
+    """Half of 64 turns are rated: after 32 turns there are about 16 thumbs, and the policy is judged."""
+    points = streamed(home, Plan("clean", 0.5, 64, 64, 0)).run((32,), lambda *_: None).points
+    assert [point.num_turns for point in points] == [0, 32, 64]
+    assert 0 < points[1].num_thumbs < 32
+
+
 def test_labels_are_learned_as_rows_like_any_other(home: Home) -> None:
     """An operator's word enters by decisions and thumbs: every row re-scores, none is refused, a wrong reply has its
     right one beside it, and no act that was not drawn is ever shown to the gate, which weighs by propensities."""

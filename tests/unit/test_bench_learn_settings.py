@@ -114,6 +114,14 @@ def test_labels_come_before_the_stream_and_only_of_articles_that_are_there(domai
     assert warm_started(made, []) is made
 
 
+def test_checkpoints_are_means_over_the_seeds_with_an_interval() -> None:
+    """0.7 and 0.8: mean 0.75, half width 12.706 * 0.0707 / sqrt(2) = 0.6353; one seed alone has no interval."""
+    curves = [[{"turns": 32, "thumbs": n, "accuracy": a, "accuracy_served": a}] for n, a in ((10, 0.7), (14, 0.8))]
+    only = {"turns": 32, "thumbs": 12, "accuracy": 0.75, "accuracy_served": 0.75}
+    assert cells.checkpoints(curves) == [only | {"ci": [0.1147, 1.3853]}]
+    assert "ci" not in cells.checkpoints(curves[:1])[0]
+
+
 # --- drift ------------------------------------------------------------------------------------------------------------
 def test_new_articles_are_neither_known_nor_asked_for_before_they_appear(domain: Domain) -> None:
     """Two of ten; 50 turns without them, then 20 of 50 about them."""
