@@ -27,7 +27,7 @@ HANDOFF = Act(ActKind.HANDOFF).id
 Talk = Generator[list[Turn], Sequence[bool], None]
 """Yields blocks of turns; is sent which replies of the block were right, since people go on from there."""
 Marks = Mapping[str, Floats]
-"""Name -> one number a judged question, or the mean of them."""
+"""Name -> one number a judged question."""
 Besides = Callable[[Turn, Decision, bool, Decision | None], list[Signal]]
 """(turn, reply, was it right, the conversation's reply before) -> signals besides the thumb."""
 
