@@ -8,7 +8,7 @@ known only when it is evaluated, and is held to the same bound (`success`) there
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from bot.conversation import ActKind, SignalKind
@@ -141,6 +141,22 @@ def _words(path: str, words: tuple[str, ...], known: list[str] | tuple[str, ...]
     for word in words:
         if not any(fnmatchcase(name, word) for name in known):
             yield f"when.{path}", f"one of {', '.join(known)}", repr(word), nearest(word, known)
+
+
+def unknown_words(rules: Rules, articles: Collection[str], slots: Collection[str]) -> list[str]:
+    """Articles and slots that a domain does not have: a condition on them never holds. One line each, with a hint."""
+    asked = [
+        (name, word, known)
+        for name, _, rule in rules.each_rule()
+        for words, known in ((rule.when.article, articles), (rule.when.slot, slots))
+        for word in words
+        if not any(fnmatchcase(here, word) for here in known)
+    ]
+    hints = [(name, word, nearest(word, known)) for name, word, known in asked]
+    return [
+        f"{name}: no {word!r} in this domain" + (f" (did you mean {hint}?)" if hint else "")
+        for name, word, hint in hints
+    ]
 
 
 # --- invariant 6 ------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from bot.errors import ConfigError
 from bot.feedback.backtest import backtest, read_history
 from bot.feedback.backtest_report import Exposure, Report, Shift, Summary
 from bot.feedback.rules import Rules, json_schema, load_rules, parse_rules, read_rules
+from bot.feedback.rules_checks import unknown_words
 from bot.feedback.settle import apply_rules, put_in_force, rules_in_force
 from bot.feedback.store import Past, Store
 from bot.settings import Settings
@@ -34,13 +35,17 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def check(settings: Settings, args: argparse.Namespace) -> int:
-    """The file's first mistake, or its hash."""
-    path = _path(settings, args)
+    """The file's first mistake; or its hash, and what it names that the domain does not have."""
+    path, domain = _path(settings, args), load_domain(settings.domain)
     rules = load_rules(path)
+    warnings = unknown_words(rules, domain.articles, domain.slots)
     if args.json:
-        print(json.dumps({"ok": True, "file": str(path), "version": rules.version, "rules_hash": rules.rules_hash}))
-    else:
-        print(f"{path}: version {rules.version}, hash {rules.rules_hash}: all well")
+        found = {"ok": True, "file": str(path), "version": rules.version, "rules_hash": rules.rules_hash}
+        print(json.dumps(found | {"warnings": warnings}))
+        return 0
+    print(f"{path}: version {rules.version}, hash {rules.rules_hash}: all well")
+    for warning in warnings:
+        print(f"{path}: {warning}", file=sys.stderr)
     return 0
 
 

@@ -341,6 +341,24 @@ def test_wrong_use_is_exit_2_and_one_line(
     assert message in error
 
 
+def test_the_check_warns_of_articles_that_the_domain_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The condition would never hold, and nobody would see why."""
+    rule = "{name: a, when: {signal: csat, article: [card_arival, 'card_*'], slot: nothing_like_it}, reward: 0.1}"
+    path = tmp_path / "rules.yml"
+    path.write_text(f"version: 2\nrewards: {{own: {{rules: {rule}}}}}\n")
+    code, out, _ = says(capsys, "rules", "check", str(path), "--json")
+    assert (code, json.loads(out)["warnings"]) == (
+        0,
+        [
+            "own/a: no 'card_arival' in this domain (did you mean card_arrival?)",
+            "own/a: no 'nothing_like_it' in this domain",
+        ],
+    )
+    assert "did you mean card_arrival?" in says(capsys, "rules", "check", str(path))[2]
+
+
 def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON, as an editor takes it."""
     code, out, _ = says(capsys, "rules", "schema")
