@@ -20,7 +20,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,12 +88,16 @@ def run(settings: Settings, questions: Sequence[Question], plan: Plan) -> dict[s
     asked = speed_rows.distinct(questions, 100 * len(questions), seed)
     like = list(speed_rows.decisions(model, policy, asked[: plan.num_copied], seed))
     fresh = speed_rows.decisions(model, policy, asked[plan.num_copied :], seed, batch_size=32)
-    return {
-        "threads": settings.learn.threads,
-        "encoder": encoder_report(settings, like, fresh, plan),
-        "causal": causal_report(settings, model, like, asked, plan),
-        "store": store_report(settings, like, fresh, plan),
+    report: dict[str, Any] = {"threads": settings.learn.threads}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "encoder": lambda: encoder_report(settings, like, fresh, plan),
+        "store": lambda: store_report(settings, like, fresh, plan),
+        "causal": lambda: causal_report(settings, model, like, asked, plan),
     }
+    for name, measure in parts.items():
+        report[name] = measure()
+        print(f"{name}: {json.dumps(report[name])}", file=sys.stderr, flush=True)
+    return report
 
 
 # --- the encoder part -------------------------------------------------------------------------------------------------
