@@ -254,6 +254,15 @@ def test_a_bandit_and_cases_learn_from_thumbs_what_a_retriever_never_does(home: 
         assert run_peer(peer, SEEN, scenario, plan).accuracy == reached
 
 
+def test_peers_hear_the_operator_too(home: Home) -> None:
+    """Two corrections, and nobody else ever speaks."""
+    scenario = asked(home, JUDGED, PLAN)
+    told = warm_started(scenario, [Question("a", "y"), Question("far", "z")]).phases[0]
+    only = replace(scenario, phases=(told,))
+    assert run_peer(Cases(), SEEN, only, PLAN).accuracy == 1.0
+    assert run_peer(Retriever(), SEEN, only, PLAN).accuracy == 0.0
+
+
 def test_the_probe_is_told_every_label(home: Home) -> None:
     """And so gets right what lies apart."""
     scenario = asked(home, JUDGED, PLAN)
