@@ -78,7 +78,7 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
         await engine.start()
         index = KnowledgeIndex(settings.home / "knowledge.db")
         stack.callback(index.close)
-        retriever = Retriever(domain, index, engine)
+        retriever = Retriever(domain, index, engine, engine.words if settings.policy.mend else None)
         await retriever.build()
         ids = IdSource(settings.seed, epoch=sum(store.counts().values()))
         session = Session(

@@ -119,7 +119,7 @@ class Session:
         legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form)
         turn = sum(line.role == "user" for line in messages)
         took_ms = (time.perf_counter() - started) * 1000
-        return Situation(conversation, state, tracker, legal, texts, turn, took_ms)
+        return Situation(conversation, state, found.query, tracker, legal, texts, turn, took_ms)
 
     async def _note_rephrase(self, messages: Sequence[Message]) -> None:
         """Asking the same again speaks against the answer in between."""
@@ -149,7 +149,7 @@ class Session:
     def _act_request(self, situation: Situation) -> ActRequest:
         scores_text = "causal" in self._settings.policy.parts
         prompt = render.choice_prompt(situation.state, self._domain.persona) if scores_text else ""
-        return ActRequest(render.query_text(situation.state), prompt, situation.legal, self._seed(situation, "act"))
+        return ActRequest(situation.query, prompt, situation.legal, self._seed(situation, "act"))
 
     def _decision(self, situation: Situation, choice: Choice, version: str, choice_ms: float) -> Decision:
         conversation = situation.conversation

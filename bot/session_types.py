@@ -22,6 +22,10 @@ class Found(Protocol):
     def triggers(self) -> Sequence[Candidate]:
         """Responses and actions with their cosines."""
 
+    @property
+    def query(self) -> str:
+        """The question as it was read: slips mended, asides left out."""
+
 
 class Knowledge(Protocol):
     """Retrieval over the domain."""
@@ -101,6 +105,8 @@ class Situation:
 
     conversation: Conversation
     state: State
+    query: str
+    """What the encoder part is shown."""
     tracker: Tracker
     legal: tuple[LegalAct, ...]
     form_texts: tuple[str, ...]

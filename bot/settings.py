@@ -30,6 +30,8 @@ class PolicySettings:
     """Articles that retrieval makes legal."""
     causal_alpha: float = 0.0
     """Weight of the causal base model's own log-likelihood; 0: it learns a residual only."""
+    mend: bool = True
+    """Questions are read with slips of the finger mended and without sentences that are about nothing here."""
     text_temperature: float = 0.7
     max_reply_tokens: int = 80
     threads: int = 0

@@ -62,7 +62,8 @@ class OfflinePolicy:
         self._model = model
         self._domain = domain
         self._settings = settings
-        self._retriever = Retriever(domain, KnowledgeIndex(cache), _BaseEmbedder(model.encoder))
+        words = model.encoder.words if settings.policy.mend else None
+        self._retriever = Retriever(domain, KnowledgeIndex(cache), _BaseEmbedder(model.encoder), words)
         asyncio.run(self._retriever.build())
 
     def rows(self, questions: Sequence[str]) -> list[ActRow]:
@@ -70,13 +71,13 @@ class OfflinePolicy:
         states = [State("offline", (Turn("user", question),)) for question in questions]
         queries = [render.query_text(state) for state in states]
         found = asyncio.run(self._retriever.find_all(queries, self._settings.policy.num_candidates))
-        return [self._row(state, query, one) for state, query, one in zip(states, queries, found, strict=True)]
+        return [self._row(state, one) for state, one in zip(states, found, strict=True)]
 
-    def _row(self, state: State, query: str, found: Found) -> ActRow:
+    def _row(self, state: State, found: Found) -> ActRow:
         policy = self._settings.policy
         legal = legal_acts(self._domain, found.articles, found.triggers, policy.temperature, None)
         prompt = render.choice_prompt(state, self._domain.persona) if self._model.causal is not None else ""
-        return ActRow(self._model.encoder.tokenize(query), legal, policy.temperature, prompt)
+        return ActRow(self._model.encoder.tokenize(found.query), legal, policy.temperature, prompt)
 
     @torch.no_grad()
     def outlooks(self, rows: Sequence[ActRow], adapter: str, batch_size: int = 64) -> list[Outlook]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Found:
 
     articles: Sequence[Candidate] = (Candidate("card_arrival", 0.8), Candidate("lost_or_stolen_card", 0.6))
     triggers: Sequence[Candidate] = ()
+    query: str = ""
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class ScriptedKnowledge:
 
     async def find(self, query: str, num_articles: int) -> Found:
         self.queries.append(query)
-        return self.found
+        return replace(self.found, query=query)
 
 
 class Rig:

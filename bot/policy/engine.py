@@ -155,6 +155,11 @@ class Engine:
         """Name and fingerprint of the base encoder."""
         return self._model.encoder.name
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Those of the base encoder's vocabulary."""
+        return self._model.encoder.words
+
     async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Unit vectors [N, D] without any adapter."""
         if not texts:

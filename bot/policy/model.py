@@ -262,6 +262,16 @@ class EncoderPart:
         patterns: dict[str, Any] = {"rank_pattern": {"head": self.width}, "alpha_pattern": {"head": head_alpha}}
         return replace(lora_config(rank, alpha), **patterns, **kind)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Whole words of the vocabulary, in its order, which is by frequency; empty where it does not tell words from
+        pieces (WordPiece marks the pieces)."""
+        vocabulary = self.tokenizer.get_vocab()
+        if not any(token.startswith("##") for token in vocabulary):
+            return ()
+        words = (token for token in vocabulary if len(token) > 1 and token.isascii() and token.isalpha())
+        return tuple(sorted(words, key=vocabulary.__getitem__))
+
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Token ids of one text, at most MAX_TOKENS; special tokens written in the text stay literal."""
         encoded = self.tokenizer(text, truncation=True, max_length=self.MAX_TOKENS, split_special_tokens=True)
