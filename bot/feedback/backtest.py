@@ -15,7 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
-from bot.conversation import Act, SignalKind
+from bot.conversation import SignalKind
 from bot.feedback import text_metrics
 from bot.feedback.backtest_report import (
     ACTS,
@@ -31,7 +31,7 @@ from bot.feedback.backtest_report import (
     distribution,
     spearman,
 )
-from bot.feedback.measures import Facts
+from bot.feedback.measures import Facts, parsed
 from bot.feedback.rewards import REPLY, Earned, earn, outcome_in_force
 from bot.feedback.rules import Rules
 from bot.feedback.scorers import Scorers
@@ -138,7 +138,7 @@ class _Log:
         self.solved.append(np.nan if outcome is None else float(outcome.value > 0))
         self.asked_for_person += any(s.kind == SignalKind.HANDOVER and s.value for s in past.signals)
         for step in past.steps:
-            self.acts.append(Act.parse(step.act).kind.value)
+            self.acts.append(parsed(step.act).kind.value)
             reply = past.replies.get(step.id)
             self.num_words.append(np.nan if reply is None else text_metrics.num_words(reply))
         self.segments.append(self._segments_of(past))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import math
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -94,12 +95,23 @@ class Expression:
         return bool(self._evaluate(values))
 
     def _evaluate(self, values: Mapping[str, Value]) -> object:
-        # A sandbox of its own for each use: simpleeval keeps the names it was given.
-        sandbox = EvalWithCompoundTypes(operators=_OPERATORS, functions=_FUNCTIONS, names=dict(values))
+        sandbox = _SANDBOX.evaluator
+        sandbox.names = dict(values)
         try:
             return sandbox.eval(self.text, previously_parsed=_tree(self.text).body)
         except (InvalidExpression, ArithmeticError, TypeError, ValueError) as error:
-            raise ExpressionError(f"a value of {self.text}", str(error).splitlines()[0]) from error
+            said = str(error) or type(error).__name__
+            raise ExpressionError(f"a value of {self.text}", said.splitlines()[0]) from error
+
+
+class _Sandbox(threading.local):
+    """One evaluator a thread: it keeps the names it was given last."""
+
+    def __init__(self) -> None:
+        self.evaluator = EvalWithCompoundTypes(operators=_OPERATORS, functions=_FUNCTIONS)
+
+
+_SANDBOX = _Sandbox()
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from bot.conversation import Act, ActKind, Signal
@@ -84,12 +85,18 @@ def measure(names: Iterable[str], chat: Chat, step: Step, signal: Signal | None)
     return values
 
 
+@lru_cache(maxsize=4096)
+def parsed(act_id: str) -> Act:
+    """The act of an id; the same few hundred are asked for again and again."""
+    return Act.parse(act_id)
+
+
 def approved_text(act_id: str, sources: Sequence[str] | None, reply: str | None) -> str | None:
     """What a reply is compared with: the sources of a generated one (None: it was not generated), or the approved answer,
     which is what was shown. Other acts have none."""
     if sources is not None:
         return "\n".join(sources) or None
-    return reply if Act.parse(act_id).kind == ActKind.ANSWER else None
+    return reply if parsed(act_id).kind == ActKind.ANSWER else None
 
 
 def shown_texts(messages: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -144,9 +151,9 @@ _OF_SIGNAL: Mapping[str, Callable[[Signal, Step], Value]] = {
 }
 _OF_REPLY: Mapping[str, Callable[[Chat, Step], Value]] = {
     "act": lambda _, step: step.act,
-    "kind": lambda _, step: Act.parse(step.act).kind.value,
-    "article": lambda _, step: _first(articles_of(Act.parse(step.act))),
-    "slot": lambda _, step: _first(slots_of(Act.parse(step.act))),
+    "kind": lambda _, step: parsed(step.act).kind.value,
+    "article": lambda _, step: _first(articles_of(parsed(step.act))),
+    "slot": lambda _, step: _first(slots_of(parsed(step.act))),
     "turn": lambda _, step: step.turn,
     "turns": lambda chat, _: len(chat.steps),
     "probability": lambda _, step: math.exp(step.logprob),

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from bot.conversation import Act, RewardTerm, Signal, SignalKind
+from bot.conversation import RewardTerm, Signal, SignalKind
 from bot.feedback.expressions import ExpressionError
-from bot.feedback.measures import Chat, Step, Unmeasured, articles_of, measure, slots_of
+from bot.feedback.measures import Chat, Step, Unmeasured, articles_of, measure, parsed, slots_of
 from bot.feedback.rules_records import Reach, Rule, RuleCap, Rules, When
 from bot.feedback.scorers import ScorerError, ScorerOff
 
@@ -99,7 +99,7 @@ def _matches(when: When, step: Step, signal: Signal | None) -> bool:
         return False
     if not (when.act or when.article or when.slot):
         return True
-    act = Act.parse(step.act)
+    act = parsed(step.act)
     return (
         _any_of(when.act, (step.act, act.kind.value))
         and _any_of(when.article, articles_of(act))
@@ -159,4 +159,6 @@ def _capped(name: str, shares: Sequence[Share], cap: RuleCap) -> list[Share]:
 
 
 def _weighted(shares: Iterable[Share], weight: float) -> list[Share]:
+    if weight == 1:
+        return list(shares)
     return [replace(share, term=replace(share.term, value=share.term.value * weight)) for share in shares]

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bot.domain import load_domain
+from bot.domain import Domain, load_domain
 from bot.errors import ConfigError
 from bot.feedback.backtest import backtest, read_history
 from bot.feedback.backtest_report import Exposure, Report, Shift, Summary
 from bot.feedback.rules import Rules, json_schema, load_rules, parse_rules, read_rules
 from bot.feedback.rules_checks import unknown_words
+from bot.feedback.scorers import Scorers
 from bot.feedback.settle import apply_rules, put_in_force, rules_in_force
 from bot.feedback.store import Past, Store
 from bot.settings import Settings
@@ -35,10 +36,11 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def check(settings: Settings, args: argparse.Namespace) -> int:
-    """The file's first mistake; or its hash, and what it names that the domain does not have."""
-    path, domain = _path(settings, args), load_domain(settings.domain)
-    rules = load_rules(path)
-    warnings = unknown_words(rules, domain.articles, domain.slots)
+    """The file's first mistake; or its hash, and what it names that is not there: articles, slots, scorers."""
+    domain = load_domain(settings.domain)
+    path, rules = _given(domain, args)
+    with Scorers(rules) as scorers:
+        warnings = [*unknown_words(rules, domain.articles, domain.slots), *scorers.try_out()]
     if args.json:
         found = {"ok": True, "file": str(path), "version": rules.version, "rules_hash": rules.rules_hash}
         print(json.dumps(found | {"warnings": warnings}))
@@ -57,8 +59,8 @@ def show_schema(_settings: Settings, _args: argparse.Namespace) -> int:
 
 def try_on_history(settings: Settings, args: argparse.Namespace) -> int:
     """What the file would have given, beside what is in force. Ctrl-C ends it early, with the report so far."""
-    path = _path(settings, args)
-    rules, file_rules = load_rules(path), _file_rules(settings)
+    domain = load_domain(settings.domain)
+    (path, rules), file_rules = _given(domain, args), load_rules(domain.rewards_path)
     started = time.perf_counter()
     with (
         Store(_database(settings), readonly=True) as store,
@@ -116,8 +118,10 @@ def show_log(settings: Settings, args: argparse.Namespace) -> int:
 
 
 # --- where things are -------------------------------------------------------------------------------------------------
-def _path(settings: Settings, args: argparse.Namespace) -> Path:
-    return Path(args.file) if args.file else load_domain(settings.domain).rewards_path
+def _given(domain: Domain, args: argparse.Namespace) -> tuple[Path, Rules]:
+    """The file and its rules. Scorers are looked for in the domain, wherever the file lies: it may be a draft."""
+    path = Path(args.file) if args.file else domain.rewards_path
+    return path, parse_rules(read_rules(path), str(path), domain.folder)
 
 
 def _file_rules(settings: Settings) -> Rules:

@@ -67,15 +67,22 @@ class Scorers:
             child.end()
         self._children.clear()
 
+    def try_out(self) -> list[str]:
+        """One line for each scorer that does not start."""
+        failures = []
+        for name in self._specs:
+            try:
+                self._child(name)
+            except ScorerError as error:
+                failures.append(str(error))
+        return failures
+
     def score(self, name: str, reply: Mapping[str, Any]) -> float:
         """What the scorer `name` gives for a reply (plain values). Raises ScorerError."""
         if self._failures[name] >= MAX_FAILURES:
             raise ScorerOff(f"scorer {name}: off after {MAX_FAILURES} failures in a row")
-        spec = self._specs[name]
         try:
-            child = self._children.get(name) or _Child(name, spec, self._folder)
-            self._children[name] = child
-            found = child.ask(reply)
+            found = self._child(name).ask(reply)
         except ScorerError:
             self._failures[name] += 1
             if (failed := self._children.pop(name, None)) is not None:
@@ -83,6 +90,12 @@ class Scorers:
             raise
         self._failures[name] = 0
         return found
+
+    def _child(self, name: str) -> _Child:
+        """The process of a scorer, started if there is none. Raises ScorerError."""
+        if name not in self._children:
+            self._children[name] = _Child(name, self._specs[name], self._folder)
+        return self._children[name]
 
 
 class _Child:

@@ -451,6 +451,14 @@ def test_the_schema_refuses_what_does_not_load(text: str) -> None:
     assert schema_errors(text) != []
 
 
+@pytest.mark.parametrize("path", list(ROOT.glob("bot/domains/*/rewards.yml")), ids=lambda path: path.parent.name)
+def test_shipped_files_tell_editors_where_the_schema_is(path: Path) -> None:
+    """Their first line, as the YAML language server reads it."""
+    found = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", path.read_text().splitlines()[0])
+    assert found
+    assert (path.parent / found[1]).read_text() == json_schema()
+
+
 def test_schema_and_reader_know_the_same_keys() -> None:
     """Of the file, of a rule, of its conditions."""
     schema = json.loads(json_schema())

@@ -131,6 +131,15 @@ def test_the_rewards_of_other_rules_survive_a_scorer_that_dies(tmp_path: Path) -
         assert [credit.value for credit in earned(works, scorers).credits] == [0.7]
 
 
+def test_scorers_can_be_tried_out_before_they_are_needed(tmp_path: Path) -> None:
+    """One that does not exist is one line; one that does is none."""
+    with Scorers(rules_with("politeness", tmp_path)) as scorers:
+        assert scorers.try_out() == []
+    with Scorers(rules_with("absent", tmp_path)) as scorers:
+        [line] = scorers.try_out()
+    assert "own_scorers:absent" in line
+
+
 def test_a_scorer_that_failed_is_started_again(tmp_path: Path) -> None:
     """It dies once; the second call gets its number."""
     rules = rules_with("once", tmp_path)
