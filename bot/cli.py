@@ -28,6 +28,7 @@ BENCHES: Mapping[str, str] = {
     "latency": "online_learning.bench.latency:main",
     "speed": "online_learning.bench.speed:main",
     "robust": "online_learning.bench.robust:main",
+    "credit": "online_learning.bench.credit:main",
     "peft": "online_learning.bench.peft:main",
     "reward": "online_learning.bench.reward:main",
 }
