@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from bot.conversation import Act, ActKind, LegalAct
 from bot.domain import Article, Domain, Trigger
 
+NEAREST_SHARE = 1 / 3
+"""Share of the nearest text in how well a question fits an act; the rest is the act's mean text. Chosen on bankdesk
+`warmstart`: R@1 .755 with the mean alone, .732 with the nearest alone, .781 with both."""
 CLARIFY_GAP = 0.02
 """Clarifying is legal when the two best articles are this close (cosine)."""
 CLARIFY_PRIOR = -4.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bot.conversation import LegalAct
 from bot.errors import AdapterError, ModelError
+from bot.policy.acts import NEAREST_SHARE
 from bot.policy.cases import Cases
 
 BASE = "__base__"
@@ -212,9 +213,12 @@ class Embedder(nn.Module):
         nn.init.eye_(self.head.weight)
 
     def forward(self, pooled_B_D: Tensor | None = None, **tokens: Tensor) -> Tensor:
-        """Unit vectors [B, D] of tokens (`input_ids`, `attention_mask`), or of what `pool` made of them."""
+        """States [B, D] of tokens (`input_ids`, `attention_mask`), or of what `pool` made of them.
+
+        Unit vectors until the head learns. Not normalised after it: scores stay linear in what the head learned.
+        """
         states_B_D: Tensor = self.head(self.pool(**tokens) if pooled_B_D is None else pooled_B_D)
-        return nn.functional.normalize(states_B_D, dim=-1)
+        return states_B_D
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Unit vectors [B, D]: mean over real tokens, before the head."""
@@ -223,8 +227,54 @@ class Embedder(nn.Module):
         return nn.functional.normalize((hidden_B_T_D * weights_B_T_1).sum(1), dim=-1)
 
 
+@dataclass(frozen=True, slots=True)
+class ActTable:
+    """Distinct acts as their texts' embeddings. Shapes: K acts, E texts of the wordiest."""
+
+    place: dict[str, int]
+    """Text digest -> row of the table."""
+    means_K_D: Tensor
+    """Normalised mean of an act's texts; the last row is zero, for acts without texts."""
+    texts_K_E_D: Tensor
+    """The texts themselves, an act's first one repeated where it has fewer than E."""
+
+    @staticmethod
+    def of(texts: Mapping[str, Tensor], width: int, device: torch.device) -> ActTable:
+        """From the embeddings [*, D] of each digest's texts."""
+        most = max((len(group) for group in texts.values()), default=1)
+        rows = [torch.cat([group, group[:1].expand(most - len(group), -1)]) for group in texts.values()]
+        means = [nn.functional.normalize(group.mean(0), dim=-1) for group in texts.values()]
+        nothing = torch.zeros(most, width, device=device)
+        place = {digest: i for i, digest in enumerate(texts)}
+        return ActTable(place, torch.stack([*means, nothing[0]]), torch.stack([*rows, nothing]))
+
+    def similarity(self, states_B_D: Tensor) -> Tensor:
+        """How well each state fits each act [B, K]: its mean text and its nearest one, by their shares."""
+        nearest_B_K = (states_B_D @ self.texts_K_E_D.flatten(0, 1).T).unflatten(1, self.texts_K_E_D.shape[:2]).amax(-1)
+        return (1 - NEAREST_SHARE) * (states_B_D @ self.means_K_D.T) + NEAREST_SHARE * nearest_B_K
+
+
+WHITENING_FLOOR = 0.1
+"""Share of the largest variance from which on a direction is shrunk rather than scaled up."""
+
+
+def whitening(texts_N_D: Tensor) -> Tensor:
+    """A map [D, D] under which texts differ about as much in every direction, and their common part is gone.
+
+    Embeddings of one domain share a mean and a few strong directions; learning a linear map on them is slow in all
+    others. Directions of variance v are scaled by (1 + v / (floor * max v))^-1/2; then lengths are about 1 again.
+    """
+    mean_D = nn.functional.normalize(texts_N_D.mean(0), dim=-1)
+    rest_N_D = texts_N_D - (texts_N_D @ mean_D)[:, None] * mean_D
+    _, scales_K, directions_K_D = torch.linalg.svd(rest_N_D, full_matrices=False)
+    shrunk_K = (1 + scales_K**2 / (WHITENING_FLOOR * scales_K[0] ** 2)).rsqrt()
+    eye_D_D = torch.eye(len(mean_D), device=texts_N_D.device)
+    apart_D_D = eye_D_D - torch.outer(mean_D, mean_D) + directions_K_D.T @ ((shrunk_K - 1)[:, None] * directions_K_D)
+    return apart_D_D / (rest_N_D @ apart_D_D).norm(dim=-1).mean()
+
+
 class EncoderPart:
-    """A small bidirectional LM: embeds states with an adapter, acts without. Score: cosine over temperature.
+    """A small bidirectional LM: embeds states with an adapter, acts without. Score: similarity over temperature.
 
     An adapter that changes only the head leaves what the LM makes of a text as it is: that is computed once for all
     versions and every pass of the learner, and kept.
@@ -233,6 +283,8 @@ class EncoderPart:
     MAX_TOKENS = 128
     REMEMBERED_TEXTS = 20_000
     """At 384 floats each: 31 MB."""
+    REMEMBERED_ACTS = 20_000
+    REMEMBERED_TABLES = 8
 
     def __init__(self, folder: Path, *, device: torch.device | None = None) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -247,6 +299,7 @@ class EncoderPart:
         self.model = AdaptedModel(self._base)
         self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
         self._acts: OrderedDict[str, Tensor] = OrderedDict()
+        self._tables: OrderedDict[tuple[str, ...], ActTable] = OrderedDict()
         self._pooled: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def lora(self, rank: int, alpha: int, *, body: bool, method: str = "lora") -> LoraConfig:
@@ -278,7 +331,7 @@ class EncoderPart:
         return tuple(encoded["input_ids"])
 
     def embed_ids(self, ids: Sequence[tuple[int, ...]], adapters: Sequence[str]) -> Tensor:
-        """Unit vectors [B, D]; `adapters` names one a row. PEFT mixes no DoRA into a batch: its rows go through apart."""
+        """States [B, D]; `adapters` names one a row. PEFT mixes no DoRA into a batch: its rows go through apart."""
         if len(set(adapters)) == 1 or not any(self._is_apart(name) for name in set(adapters)):
             return self._embed_together(ids, adapters)
         groups = [[i for i, name in enumerate(adapters) if name == one] for one in dict.fromkeys(adapters)]
@@ -329,24 +382,56 @@ class EncoderPart:
             out[chosen] = self.model.untouched(self._base.pool, **self._padded([ids[i] for i in chosen]))
         return out
 
-    def act_vectors(self, acts: Sequence[LegalAct]) -> Tensor:
-        """One vector [N, D] per act: the normalised mean of its texts; zero for an act without texts. Cached."""
+    def act_table(self, acts: Sequence[LegalAct]) -> ActTable:
+        """The distinct acts, embedded without an adapter, each text once. Tables and texts are remembered."""
         worded = {act.text_digest: act.texts for act in acts if act.texts}
-        for key in worded.keys() & self._acts.keys():
-            self._acts.move_to_end(key)
-        missing = {key: texts for key, texts in worded.items() if key not in self._acts}
+        known = tuple(sorted(worded))
+        if known not in self._tables:
+            self._tables[known] = self._make_table(known, [worded[key] for key in known])
+        self._tables.move_to_end(known)
+        while len(self._tables) > self.REMEMBERED_TABLES:
+            self._tables.popitem(last=False)
+        return self._tables[known]
+
+    def _make_table(self, digests: tuple[str, ...], texts: Sequence[tuple[str, ...]]) -> ActTable:
+        missing = {key: group for key, group in zip(digests, texts, strict=True) if key not in self._acts}
         if missing:
             self._remember(missing)
-        zero = torch.zeros(self.width, device=self.device)
-        return torch.stack([self._acts[act.text_digest] if act.texts else zero for act in acts])
+        for key in digests:
+            self._acts.move_to_end(key)
+        return ActTable.of({key: self._acts[key] for key in digests}, self.width, self.device)
 
-    def _remember(self, missing: dict[str, tuple[str, ...]], capacity: int = 50_000) -> None:
+    def _remember(self, missing: dict[str, tuple[str, ...]]) -> None:
         vectors = self.embed_texts([text for texts in missing.values() for text in texts])
         sizes = [len(texts) for texts in missing.values()]
-        for key, group in zip(missing, torch.split(vectors, sizes), strict=True):
-            self._acts[key] = nn.functional.normalize(group.mean(0), dim=-1)
-        while len(self._acts) > capacity:
+        self._acts.update(zip(missing, torch.split(vectors, sizes), strict=True))
+        while len(self._acts) > max(self.REMEMBERED_ACTS, len(missing)):
             self._acts.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Rows as tensors: all of scoring that does not depend on weights."""
+
+    rows: tuple[ActRow, ...]
+    table: ActTable
+    place_B_A: Tensor
+    """int64: the table's row of each legal act."""
+    prior_B_A: Tensor
+    """NEVER where there is no act."""
+    temperature_B_1: Tensor
+
+    @property
+    def mask_B_A(self) -> Tensor:
+        """True for a legal act, False for padding."""
+        return self.prior_B_A > NEVER
+
+    def take(self, places: Sequence[int]) -> Prepared:
+        """Some of the rows, in that order."""
+        rows = tuple(self.rows[i] for i in places)
+        return Prepared(
+            rows, self.table, self.place_B_A[places], self.prior_B_A[places], self.temperature_B_1[places]
+        )
 
 
 class PolicyModel:
@@ -364,22 +449,43 @@ class PolicyModel:
         """Names of the parts that score acts."""
         return ("encoder", "causal") if self.causal is not None else ("encoder",)
 
-    def score(self, rows: Sequence[ActRow], adapters: Sequence[str], *, leave_out_own: bool = False) -> Scored:
+    def prepare(self, rows: Sequence[ActRow]) -> Prepared:
+        """What scoring the rows needs besides weights; worth keeping where the same rows are scored many times."""
+        device, width = self.encoder.device, max(len(row.legal) for row in rows)
+        table = self.encoder.act_table([act for row in rows for act in row.legal])
+        nowhere = len(table.place)
+        place, prior = [], []
+        for row in rows:
+            padding = width - len(row.legal)
+            place.append([table.place[act.text_digest] if act.texts else nowhere for act in row.legal])
+            place[-1] += [nowhere] * padding
+            prior.append([act.prior_logit for act in row.legal] + [NEVER] * padding)
+        return Prepared(
+            tuple(rows),
+            table,
+            torch.tensor(place, device=device),
+            torch.tensor(prior, device=device),
+            torch.tensor([[row.temperature] for row in rows], device=device),
+        )
+
+    def score(
+        self, rows: Sequence[ActRow] | Prepared, adapters: Sequence[str], *, leave_out_own: bool = False
+    ) -> Scored:
         """The whole act distribution of each row under its adapter. Differentiable in trainable adapters.
 
         `leave_out_own`: for rows that are among the adapter's cases and must not be their own evidence.
         """
-        states_B_D = self.encoder.embed_ids([row.query_ids for row in rows], adapters)
-        acts_B_A_D, prior_B_A, mask_B_A = self._legal(rows)
-        temperature_B_1 = torch.tensor([[row.temperature] for row in rows], device=states_B_D.device)
-        logits_B_A = torch.einsum("bd,bad->ba", states_B_D, acts_B_A_D) / temperature_B_1 + prior_B_A
+        ready = rows if isinstance(rows, Prepared) else self.prepare(rows)
+        states_B_D = self.encoder.embed_ids([row.query_ids for row in ready.rows], adapters)
+        fit_B_A = ready.table.similarity(states_B_D).gather(1, ready.place_B_A)
+        logits_B_A = fit_B_A / ready.temperature_B_1 + ready.prior_B_A
         if self.causal is not None:
             known = [name if name in self.causal.model.names else BASE for name in adapters]
-            logits_B_A = logits_B_A + self.causal.act_logits(rows, known, logits_B_A.shape[1], self.alpha)
+            logits_B_A = logits_B_A + self.causal.act_logits(ready.rows, known, logits_B_A.shape[1], self.alpha)
         if any(name in self.cases for name in adapters):
-            logits_B_A = logits_B_A + self._evidence(rows, adapters, logits_B_A.shape[1], leave_out_own)
-        logits_B_A = logits_B_A.masked_fill(~mask_B_A, NEVER)
-        return Scored(logits_B_A.log_softmax(-1), mask_B_A, states_B_D)
+            logits_B_A = logits_B_A + self._evidence(ready.rows, adapters, logits_B_A.shape[1], leave_out_own)
+        logits_B_A = logits_B_A.masked_fill(~ready.mask_B_A, NEVER)
+        return Scored(logits_B_A.log_softmax(-1), ready.mask_B_A, states_B_D)
 
     @torch.no_grad()
     def _evidence(self, rows: Sequence[ActRow], adapters: Sequence[str], width: int, leave_out_own: bool) -> Tensor:
@@ -394,21 +500,6 @@ class PolicyModel:
             scale_B_1 = torch.tensor([[cases.weight / row.temperature] for row in group], device=self.encoder.device)
             logits_B_A[places, : evidence_B_A.shape[1]] = scale_B_1 * evidence_B_A
         return logits_B_A
-
-    def _legal(self, rows: Sequence[ActRow]) -> tuple[Tensor, Tensor, Tensor]:
-        device, width = self.encoder.device, max(len(row.legal) for row in rows)
-        vectors = self.encoder.act_vectors([act for row in rows for act in row.legal])
-        acts_B_A_D = torch.zeros(len(rows), width, vectors.shape[-1], device=device)
-        mask_B_A = torch.zeros(len(rows), width, dtype=torch.bool, device=device)
-        prior_B_A = torch.zeros(len(rows), width, device=device)
-        start = 0
-        for i, row in enumerate(rows):
-            count = len(row.legal)
-            acts_B_A_D[i, :count] = vectors[start : start + count]
-            prior_B_A[i, :count] = torch.tensor([act.prior_logit for act in row.legal], device=device)
-            mask_B_A[i, :count] = True
-            start += count
-        return acts_B_A_D, prior_B_A, mask_B_A
 
 
 class ValueHead(nn.Module):
