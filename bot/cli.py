@@ -235,7 +235,7 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument(
         "--oos", type=_file, action="append", default=[], metavar="F", help="learn: out-of-scope questions"
     )
-    bench.add_argument("--algorithm", choices=ALGORITHMS, default="ppo", help="learn: what the learner follows")
+    bench.add_argument("--algorithm", choices=ALGORITHMS, default="likelihood", help="learn: what the learner follows")
     bench.add_argument("--noise", choices=NOISE, default="mild", help="learn: how well the thumbs tell the truth")
     bench.add_argument("--rate", type=_share, default=1.0, metavar="R", help="learn: share of replies with a thumb")
     bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn: questions asked")

@@ -24,8 +24,8 @@ class PolicySettings:
 
     parts: str = "encoder"
     """`encoder`, or `encoder+causal` to let the causal LM score acts too."""
-    temperature: float = 0.02
-    """Divides the retriever's cosine scores; 0.02 keeps sampling within 3 points of the mode."""
+    temperature: float = 0.014
+    """Divides the retriever's scores; 0.014 keeps sampling within 2 points of the mode."""
     num_candidates: int = 8
     """Articles that retrieval makes legal."""
     causal_alpha: float = 0.0
@@ -50,13 +50,16 @@ class LearnSettings:
     """A signal may still be changed for this long before it becomes a reward."""
     update_every: int = 32
     """Fresh settled rewards that start an update."""
+    algorithm: str = "likelihood"
+    """What acts are learned by: `likelihood` (the thumb modelled), `ppo`, or another rung of `rejoinder bench ladder`. Words
+    are always learned by PPO."""
     layers: str = "head"
     """What of the encoder is adapted: `head` (a linear map of its embeddings; seconds an update) or `all` layers."""
     peft: str = "lora"
     """How adapters change a layer: `lora`, `rslora` or `dora`."""
-    case_weight: float = 0.3
+    case_weight: float = 0.0
     """What unanimous ratings of like questions count for, as a cosine; 0: a version has no cases beside its weights."""
-    window: int = 2048
+    window: int = 8192
     """Replay window: newest rated decisions an update may draw from."""
     holdout_share: float = 0.15
     keep_versions: int = 100
@@ -178,6 +181,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 """Lowest and highest value that makes sense; a temperature of 0 would divide by it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "policy.parts": ("encoder", "encoder+causal"),
+    "learn.algorithm": ("ppo", "a2c", "reinforce", "trpo", "imitation", "kto", "likelihood"),
     "learn.layers": ("head", "all"),
     "learn.peft": ("lora", "rslora", "dora"),
     "model_fetch": ("pip", "direct"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -200,15 +200,21 @@ class KTOConfig(ActTerms):
 class LikelihoodConfig(ActTerms):
     """The thumb modelled: how often people press up when the act is right, and when it is wrong."""
 
+    kl_start_coef: float = 0.0
+    """The fit is already tied to the start by `LearnerConfig.ridge`."""
+    belief_temperature: float = 0.07
+    """Divides scores where the policy says how probable it is that an act is right."""
     p_right: float = 0.9
     """P(up | the act was right)."""
-    p_wrong: float = 0.1
+    p_wrong: float = 0.15
     """P(up | the act was wrong)."""
-    threshold: float = 0.0
-    """A thumb is up when the row's return is above this."""
+    estimate_from_rows: int = 128
+    """With so many rows the two numbers are estimated anew in each update; 0: never."""
 
     def __post_init__(self) -> None:
         ActTerms.__post_init__(self)
+        _above_zero(self, "belief_temperature")
+        _at_least_zero(self, "estimate_from_rows")
         _between_zero_and_one(self, "p_right", "p_wrong")
         if not self.p_wrong < self.p_right:
             raise ValueError(f"p_wrong: expected below p_right ({self.p_right!r}), got {self.p_wrong!r}")
@@ -246,7 +252,12 @@ class LearnerConfig:
     lora_alpha: int = 32
     learning_rate: float = 2e-4
     value_learning_rate: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's, over acts."""
     weight_decay: float = 0.0
+    ridge: float = 0.0
+    """Precision of a Gaussian prior on the head's weights around nothing learned. Its part in the loss falls with the
+    number of rows, as a prior's does; weight decay would not."""
     epochs: int = 3
     batch_size: int = 128
     rows_per_update: int = 2048
@@ -292,6 +303,19 @@ class LearnerConfig:
             raise ValueError(f"loss: expected {expected} for {self.algorithm}, got {type(self.loss).__name__}")  # noqa: TRY004
 
 
+_MAP = LearnerConfig(
+    algorithm="likelihood",
+    loss=LikelihoodConfig(),
+    learning_rate=7e-4,
+    betas=(0.9, 0.95),
+    ridge=30.0,
+    epochs=5,
+    batch_size=8192,
+    rows_per_update=8192,
+    max_kl_prox=10.0,
+)
+"""Five steps over all rows of the window: from update to update they stay at the maximum. The bound on KL is the gate's."""
+
 RECIPES: Mapping[str, LearnerConfig] = {
     "ppo": LearnerConfig(),
     "a2c": LearnerConfig(algorithm="a2c", loss=A2CConfig()),
@@ -299,9 +323,18 @@ RECIPES: Mapping[str, LearnerConfig] = {
     "trpo": LearnerConfig(algorithm="trpo", loss=TRPOConfig(), batch_size=4096, epochs=1),
     "imitation": LearnerConfig(algorithm="imitation", loss=ImitationConfig()),
     "kto": LearnerConfig(algorithm="kto", loss=KTOConfig()),
-    "likelihood": LearnerConfig(algorithm="likelihood", loss=LikelihoodConfig()),
+    "likelihood": _MAP,
 }
 """What the ladder compares. TRPO's region is of a step, so its step is over all rows."""
 
-DEEP = LearnerConfig(layers="all", learning_rate=3e-4, epochs=2, batch_size=32, rows_per_update=256)
-"""The recipe for all linear layers: fewer rows, larger steps."""
+
+def recipe(algorithm: str, layers: str = "head") -> LearnerConfig:
+    """An algorithm's settings; for all linear layers with fewer rows and larger steps. Raises KeyError."""
+    head = RECIPES[algorithm]
+    if layers == "head":
+        return head
+    return replace(head, layers=layers, learning_rate=3e-4, epochs=2, batch_size=32, rows_per_update=256)
+
+
+DEEP = recipe("ppo", "all")
+"""All linear layers, by PPO."""

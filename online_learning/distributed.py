@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from bot.conversation import Generated, digest
 from bot.policy.causal import CausalPart
-from bot.policy.model import NEVER, ActRow, EncoderPart, PolicyModel, Scored
+from bot.policy.model import ActRow, EncoderPart, PolicyModel, Prepared, Scored
 from online_learning.advantages import Credit
 from online_learning.algorithms import STEPS
 from online_learning.config import LearnerConfig
@@ -107,21 +107,22 @@ class SharedPolicy(PolicyModel):
         super().__init__(encoder, causal, alpha=alpha)
         self._ranks = ranks
 
-    def score(self, rows: Sequence[ActRow], adapters: Sequence[str], *, leave_out_own: bool = False) -> Scored:
+    def score(
+        self, rows: Sequence[ActRow] | Prepared, adapters: Sequence[str], *, leave_out_own: bool = False
+    ) -> Scored:
         """As one process would."""
         if not torch.is_grad_enabled():
             return super().score(rows, adapters, leave_out_own=leave_out_own)
+        ready = rows if isinstance(rows, Prepared) else self.prepare(rows)
         # A process without a row of its own still takes part: it scores one, and nothing of it is used.
-        mine = self._ranks.share(len(rows))
+        count = len(ready.rows)
+        mine = self._ranks.share(count)
         theirs = mine or [0]
-        scored = super().score([rows[i] for i in theirs], [adapters[i] for i in theirs], leave_out_own=leave_out_own)
-        lengths_B = torch.tensor([len(row.legal) for row in rows], device=scored.mask_B_A.device)
-        width = int(lengths_B.max())
-        logprobs_B_A = nn.functional.pad(scored.logprobs_B_A, (0, width - scored.logprobs_B_A.shape[1]), value=NEVER)
+        scored = super().score(ready.take(theirs), [adapters[i] for i in theirs], leave_out_own=leave_out_own)
         return Scored(
-            self._ranks.gather(logprobs_B_A[: len(mine)], len(rows)),
-            torch.arange(width, device=lengths_B.device) < lengths_B.unsqueeze(-1),
-            self._ranks.gather(scored.states_B_D[: len(mine)].detach(), len(rows)),
+            self._ranks.gather(scored.logprobs_B_A[: len(mine)], count),
+            ready.mask_B_A,
+            self._ranks.gather(scored.states_B_D[: len(mine)].detach(), count),
         )
 
 

@@ -42,7 +42,7 @@ from bot.settings import Settings
 from online_learning.advantages import Credit, credit
 from online_learning.batch import admit
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
-from online_learning.config import DEEP, LearnerConfig
+from online_learning.config import LearnerConfig, recipe
 from online_learning.evidence import collect_evidence, rescore
 from online_learning.gate import Thresholds, Verdict, judge
 from online_learning.metrics import MetricsLog, finite
@@ -382,7 +382,7 @@ def build_loop(
     """Models, domain and rules of the settings, connected; `domain` in place of the one that the settings name."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
-    config = config or replace(DEEP if settings.learn.layers == "all" else LearnerConfig(), peft=settings.learn.peft)
+    config = config or replace(recipe(settings.learn.algorithm, settings.learn.layers), peft=settings.learn.peft)
     domain = domain or load_domain(settings.domain)
 
     def load_writer() -> CausalPart:

@@ -1,4 +1,4 @@
-"""One PPO update on tensors: rows in, new weights and metrics out. Knows no store, folder or gate.
+"""One update on tensors: rows in, new weights and metrics out. Knows no store, folder or gate.
 
 1. the policy as it stands (prox = champion) and the fresh install score the rows once, without gradient;
 2. epochs of minibatches over the acts (encoder part, and the causal part where it scores acts);
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from bot.conversation import Decision, Generated
 from bot.policy.cases import Cases
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, ActRow, AdaptedModel, PolicyModel, Scored, ValueHead, lora_config
+from bot.policy.model import BASE, ActRow, AdaptedModel, PolicyModel, Scored, ValueHead, lora_config, whitening
 from online_learning.advantages import Credit
 from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
-from online_learning.algorithms.types import LossInputs, LossOutputs
-from online_learning.config import LearnerConfig
+from online_learning.algorithms.likelihood import calibrated_noise
+from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
+from online_learning.config import ActTerms, LearnerConfig, LikelihoodConfig
+from online_learning.rated_rows import RatedRows, padded, rated_rows
 
 CURRENT = "current"
 """Adapter name of the policy being trained."""
@@ -37,14 +39,6 @@ START_CACHE = 8192
 """Rows whose start distribution is kept in memory (about 100 bytes each)."""
 Progress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
-
-
-@dataclass(frozen=True, slots=True)
-class References:
-    """What the rows' acts were worth to the other policies, before the first step. One tensor [A] a row."""
-
-    prox: Sequence[Tensor]
-    start: Sequence[Tensor]
 
 
 def act_row(decision: Decision) -> ActRow:
@@ -83,13 +77,14 @@ class Learner:
         """Forget momentum: the weights were replaced from outside."""
         config = self.config
         groups = [
-            {"params": list(self.model.encoder.model.parameters(CURRENT).values()), "lr": config.learning_rate},
+            {"params": self.model.encoder.model.trainable(CURRENT), "lr": config.learning_rate},
             {"params": list(self.value.parameters()), "lr": config.value_learning_rate, "weight_decay": 0.0},
         ]
         if self.model.causal is not None:
-            causal = list(self.model.causal.model.parameters(CURRENT).values())
+            causal = self.model.causal.model.trainable(CURRENT)
             groups.append({"params": causal, "lr": config.text_learning_rate})
-        self.optimizers = {"acts": torch.optim.AdamW(groups, weight_decay=config.weight_decay)}
+        acts = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=config.betas)
+        self.optimizers = {"acts": acts}
         if self.writer is not None:
             self.optimizers["text"] = self._text_optimizer(self.writer)
 
@@ -98,8 +93,7 @@ class Learner:
         return lora_config(rank, 2 * rank, invocation=invocation)
 
     def _text_optimizer(self, writer: CausalPart) -> torch.optim.Optimizer:
-        parameters = list(writer.model.parameters(CURRENT).values())
-        config = self.config
+        parameters, config = writer.model.trainable(CURRENT), self.config
         return torch.optim.AdamW(parameters, lr=config.text_learning_rate, weight_decay=config.weight_decay)
 
     # --- scoring without gradient -------------------------------------------------------------------------------------
@@ -130,9 +124,13 @@ class Learner:
             rows = [act_row(decisions[i]) for i in batch]
             yield batch, self.model.score(rows, [adapter] * len(batch), leave_out_own=leave_out_own)
 
-    def references(self, decisions: Sequence[Decision]) -> References:
-        """Prox and start distributions of the rows."""
-        return References(self.score(decisions, CURRENT, leave_out_own=True), self.start_scores(decisions))
+    def rows(self, earned: Sequence[Credit]) -> RatedRows:
+        """The rows under the policy as it stands and under the fresh install's."""
+        decisions = [credit.decision for credit in earned]
+        prepared = self.model.prepare([act_row(decision) for decision in decisions])
+        with torch.no_grad():
+            prox = _unpadded(self.model.score(prepared, [CURRENT] * len(earned), leave_out_own=True))
+        return rated_rows(prepared, earned, prox, self.start_scores(decisions))
 
     def start_scores(self, decisions: Sequence[Decision]) -> list[Tensor]:
         """Log-probabilities [A] under the fresh install's policy, which never changes: each row is scored once."""
@@ -197,44 +195,62 @@ class Learner:
         return metrics
 
     def _update_acts(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
-        references = self.references([credit.decision for credit in earned])
+        self._lay_ground([credit.decision for credit in earned])
+        rows = self.rows(earned)
+        loss = self._with_noise(rows)
+        lengths = [len(row.decision.query_ids) for row in earned]
         means: dict[str, float] = {}
         for epoch in range(self.config.epochs):
             seen: list[dict[str, Tensor]] = []
-            lengths = [len(row.decision.query_ids) for row in earned]
             for batch in _batches(lengths, self.config.batch_size, rng):
-                rows = [earned[i] for i in batch]
-                seen.append(self._step_acts(partial(self._act_inputs, rows, batch, references)))
+                some = rows if len(batch) == len(rows) else rows.take(batch)
+                seen.append(self._step_acts(partial(self._act_inputs, some), loss, len(rows)))
             progress("acts", epoch + 1, self.config.epochs)
             means = _means(seen) | {"epochs": float(epoch + 1)}
             if means.get("kl_prox", 0.0) > self.config.max_kl_prox:
                 break
         return means
 
-    def _act_inputs(self, earned: Sequence[Credit], batch: Sequence[int], references: References) -> LossInputs:
-        decisions = [credit.decision for credit in earned]
-        rows = [act_row(decision) for decision in decisions]
-        scored = self.model.score(rows, [CURRENT] * len(rows), leave_out_own=True)
-        width, device = scored.logprobs_B_A.shape[1], scored.logprobs_B_A.device
-        prox_B_A = _padded([references.prox[i] for i in batch], width)
+    def _lay_ground(self, decisions: Sequence[Decision]) -> None:
+        """While the head has learned nothing, its way in is made from the acts' own texts: see `whitening`."""
+        head = self.model.encoder.model.head(CURRENT)
+        if bool(head.up.any()):
+            return
+        texts = sorted({text for decision in decisions for act in decision.legal for text in act.texts})
+        if len(texts) > 1:
+            with torch.no_grad():
+                head.down.copy_(whitening(self.model.encoder.embed_texts(texts)))
+
+    def _with_noise(self, rows: RatedRows) -> ActTerms:
+        """The loss's settings, with how people err as these rows' thumbs tell it."""
+        loss = self.config.loss
+        if not isinstance(loss, LikelihoodConfig) or not 0 < loss.estimate_from_rows <= len(rows):
+            return loss
+        beliefs_N_A = rows.mu_logprobs_N_A * (rows.prepared.temperature_B_1 / loss.belief_temperature)
+        p_right, p_wrong = calibrated_noise(beliefs_N_A, rows.prepared.mask_B_A, rows.chosen_N, rows.returns_N > 0)
+        return replace(loss, p_right=p_right, p_wrong=min(p_wrong, p_right - 0.01))
+
+    def _act_inputs(self, rows: RatedRows) -> LossInputs:
+        scored = self.model.score(rows.prepared, [CURRENT] * len(rows), leave_out_own=True)
         return LossInputs(
             act_logprobs_B_A=scored.logprobs_B_A,
             legal_mask_B_A=scored.mask_B_A,
-            chosen_B=torch.tensor([decision.chosen for decision in decisions], device=device),
-            mu_logprob_B=torch.tensor([decision.logprob for decision in decisions], device=device),
-            prox_logprobs_B_A=prox_B_A,
-            champion_logprobs_B_A=prox_B_A,
-            start_logprobs_B_A=_padded([references.start[i] for i in batch], width),
-            advantages_B=torch.tensor([credit.advantage for credit in earned], device=device, dtype=torch.float32),
-            returns_B=torch.tensor([credit.value_target for credit in earned], device=device, dtype=torch.float32),
+            chosen_B=rows.chosen_N,
+            mu_logprob_B=gather_chosen(rows.mu_logprobs_N_A, rows.chosen_N),
+            prox_logprobs_B_A=rows.prox_logprobs_N_A,
+            champion_logprobs_B_A=rows.prox_logprobs_N_A,
+            start_logprobs_B_A=rows.start_logprobs_N_A,
+            advantages_B=rows.advantages_N,
+            returns_B=rows.returns_N,
             values_B=self.value(scored.states_B_D),
-            weights_B=torch.ones(len(earned), device=device),
+            weights_B=torch.ones_like(rows.returns_N),
+            temperatures_B=rows.prepared.temperature_B_1.squeeze(1),
         )
 
     def _update_text(
         self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str
     ) -> dict[str, float]:
-        references = self.references([credit.decision for credit in earned])
+        rows = self.rows(earned)
         texts = [_generated(credit.decision) for credit in earned]
         prox = [self._prox_text(credit.decision, version) for credit in earned]
         means: dict[str, float] = {}
@@ -242,7 +258,7 @@ class Learner:
             seen: list[dict[str, Tensor]] = []
             for batch in _batches([len(text.token_ids) for text in texts], self.config.text_batch_size, rng):
                 with torch.no_grad():
-                    acts = self._act_inputs([earned[i] for i in batch], batch, references)
+                    acts = self._act_inputs(rows.take(batch))
                 inputs = self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch])
                 seen.append(self._descend("text", ppo(inputs, self.config.text_loss)))
             progress("text", epoch + 1, self.config.text_epochs)
@@ -263,21 +279,26 @@ class Learner:
         """The minibatch with its tokens; the act terms are constants here, they had their own epochs."""
         logprobs_B_T, mask_B_T = self._need_writer().token_logprobs(texts, [CURRENT] * len(texts))
         width, device = logprobs_B_T.shape[1], logprobs_B_T.device
-        prox_B_T = _padded(prox, width, fill=0.0)
-        mu_B_T = _padded([torch.tensor(text.logprobs, device=device) for text in texts], width, fill=0.0)
+        prox_B_T = padded(prox, width, fill=0.0)
+        mu_B_T = padded([torch.tensor(text.logprobs, device=device) for text in texts], width, fill=0.0)
         return replace_tokens(acts, logprobs_B_T, mask_B_T, mu_B_T, prox_B_T)
 
-    def _step_acts(self, inputs_fn: InputsFn) -> dict[str, Tensor]:
+    def _step_acts(self, inputs_fn: InputsFn, loss: ActTerms, num_rows: int) -> dict[str, Tensor]:
         """One minibatch over acts. Where the algorithm moves the policy itself, the optimiser is left the value head."""
         own_step = STEPS.get(self.config.algorithm)
-        moved = own_step(inputs_fn, self._policy_parameters(), self.config.loss) if own_step else {}
-        out = ALGORITHMS[self.config.algorithm](inputs_fn(), self.config.loss)
+        moved = own_step(inputs_fn, self._policy_parameters(), loss) if own_step else {}
+        out = ALGORITHMS[self.config.algorithm](inputs_fn(), loss)
+        out = LossOutputs(out.loss + self._ridge() / num_rows, out.metrics)
         return self._descend("acts", out, list(self.value.parameters()) if own_step else None) | moved
+
+    def _ridge(self) -> Tensor:
+        """Minus the log of the head's Gaussian prior, but for a constant."""
+        return 0.5 * self.config.ridge * self.model.encoder.model.head(CURRENT).up.square().sum()
 
     def _policy_parameters(self) -> list[nn.Parameter]:
         """Those that act log-probabilities depend on."""
         parts = filter(None, (self.model.encoder, self.model.causal))
-        return [parameter for part in parts for parameter in part.model.parameters(CURRENT).values()]
+        return [parameter for part in parts for parameter in part.model.trainable(CURRENT)]
 
     def _descend(self, optimizer: str, out: LossOutputs, only: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         opt = self.optimizers[optimizer]
@@ -320,11 +341,6 @@ def _generated(decision: Decision) -> Generated:
 def _unpadded(scored: Scored) -> list[Tensor]:
     counts = scored.mask_B_A.sum(1).tolist()
     return [row[:count] for row, count in zip(scored.logprobs_B_A, counts, strict=True)]
-
-
-def _padded(rows: Sequence[Tensor], width: int, fill: float = -torch.inf) -> Tensor:
-    """Rows of different lengths as one tensor; what is padded is never read (it is outside the mask)."""
-    return torch.stack([nn.functional.pad(row, (0, width - len(row)), value=fill) for row in rows])
 
 
 def _batches(lengths: Sequence[int], size: int, rng: np.random.Generator) -> list[list[int]]:

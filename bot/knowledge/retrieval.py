@@ -15,8 +15,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bot.conversation import digest
 from bot.domain import Domain
@@ -121,5 +123,5 @@ def _kept(sentences: Sequence[str], relevance: Iterator[float]) -> str:
     return " ".join(text for text, score in zip(sentences, found, strict=True) if score >= max(found) - ASIDE)
 
 
-def _ranked(names: Sequence[str], scores_N: Vectors) -> list[Candidate]:
+def _ranked(names: Sequence[str], scores_N: NDArray[np.floating[Any]]) -> list[Candidate]:
     return [Candidate(names[i], float(scores_N[i])) for i in np.argsort(-scores_N, kind="stable")]

@@ -72,6 +72,18 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+HEAD_DOWN, HEAD_UP = ".head.lora_A.", ".head.lora_B."
+"""In PEFT's names. The way in is chosen once (`whitening`), the way out learns: what is learned is linear in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """head(x) = x + up @ down @ x."""
+
+    down: nn.Parameter
+    up: nn.Parameter
+
+
 class AdaptedModel:
     """A frozen base model with named LoRA adapters."""
 
@@ -104,8 +116,8 @@ class AdaptedModel:
         self._peft.eval()
         self._selected = ""
         self._lora_layers = [module for module in self._peft.modules() if isinstance(module, LoraLayer)]
-        for parameter in self.parameters(name).values():
-            parameter.requires_grad_(trainable)
+        for key, parameter in self.parameters(name).items():
+            parameter.requires_grad_(trainable and HEAD_DOWN not in key)
 
     def load(self, name: str, config: LoraConfig, tensors: dict[str, Tensor], *, trainable: bool = False) -> None:
         """Add an adapter with weights. Raises AdapterError when names or shapes do not fit this base model."""
@@ -135,6 +147,16 @@ class AdaptedModel:
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The live parameters of one adapter."""
         return {key: p for key, p in self._need().named_parameters() if f".{name}." in key or key.endswith(f".{name}")}
+
+    def trainable(self, name: str) -> list[nn.Parameter]:
+        """Those of an adapter's parameters that learn."""
+        return [parameter for parameter in self.parameters(name).values() if parameter.requires_grad]
+
+    def head(self, name: str) -> Head:
+        """The two factors of what an adapter adds to an Embedder's head."""
+        found = self.parameters(name)
+        down, up = (next(p for key, p in found.items() if part in key) for part in (HEAD_DOWN, HEAD_UP))
+        return Head(down, up)
 
     def config(self, name: str) -> LoraConfig:
         """The adapter's config with its targets resolved to this architecture's modules."""
@@ -250,8 +272,8 @@ class ActTable:
 
     def similarity(self, states_B_D: Tensor) -> Tensor:
         """How well each state fits each act [B, K]: its mean text and its nearest one, by their shares."""
-        nearest_B_K = (states_B_D @ self.texts_K_E_D.flatten(0, 1).T).unflatten(1, self.texts_K_E_D.shape[:2]).amax(-1)
-        return (1 - NEAREST_SHARE) * (states_B_D @ self.means_K_D.T) + NEAREST_SHARE * nearest_B_K
+        cosines_B_K_E = torch.einsum("bd,ked->bke", states_B_D, self.texts_K_E_D)
+        return (1 - NEAREST_SHARE) * (states_B_D @ self.means_K_D.T) + NEAREST_SHARE * cosines_B_K_E.amax(-1)
 
 
 WHITENING_FLOOR = 0.1
@@ -270,7 +292,8 @@ def whitening(texts_N_D: Tensor) -> Tensor:
     shrunk_K = (1 + scales_K**2 / (WHITENING_FLOOR * scales_K[0] ** 2)).rsqrt()
     eye_D_D = torch.eye(len(mean_D), device=texts_N_D.device)
     apart_D_D = eye_D_D - torch.outer(mean_D, mean_D) + directions_K_D.T @ ((shrunk_K - 1)[:, None] * directions_K_D)
-    return apart_D_D / (rest_N_D @ apart_D_D).norm(dim=-1).mean()
+    whitening_D_D: Tensor = apart_D_D / (rest_N_D @ apart_D_D).norm(dim=-1).mean()
+    return whitening_D_D
 
 
 class EncoderPart:
@@ -393,6 +416,12 @@ class EncoderPart:
             self._tables.popitem(last=False)
         return self._tables[known]
 
+    def similarity(self, states_B_D: Tensor, acts: Sequence[LegalAct]) -> Tensor:
+        """How well each state fits each of the acts [B, A]; 0 for an act without texts."""
+        table = self.act_table(acts)
+        places = [table.place[act.text_digest] if act.texts else len(table.place) for act in acts]
+        return table.similarity(states_B_D)[:, places]
+
     def _make_table(self, digests: tuple[str, ...], texts: Sequence[tuple[str, ...]]) -> ActTable:
         missing = {key: group for key, group in zip(digests, texts, strict=True) if key not in self._acts}
         if missing:
@@ -419,19 +448,15 @@ class Prepared:
     """int64: the table's row of each legal act."""
     prior_B_A: Tensor
     """NEVER where there is no act."""
+    mask_B_A: Tensor
+    """True for a legal act, False for padding."""
     temperature_B_1: Tensor
-
-    @property
-    def mask_B_A(self) -> Tensor:
-        """True for a legal act, False for padding."""
-        return self.prior_B_A > NEVER
 
     def take(self, places: Sequence[int]) -> Prepared:
         """Some of the rows, in that order."""
         rows = tuple(self.rows[i] for i in places)
-        return Prepared(
-            rows, self.table, self.place_B_A[places], self.prior_B_A[places], self.temperature_B_1[places]
-        )
+        taken = (t[places] for t in (self.place_B_A, self.prior_B_A, self.mask_B_A, self.temperature_B_1))
+        return Prepared(rows, self.table, *taken)
 
 
 class PolicyModel:
@@ -460,11 +485,13 @@ class PolicyModel:
             place.append([table.place[act.text_digest] if act.texts else nowhere for act in row.legal])
             place[-1] += [nowhere] * padding
             prior.append([act.prior_logit for act in row.legal] + [NEVER] * padding)
+        prior_B_A = torch.tensor(prior, device=device)
         return Prepared(
             tuple(rows),
             table,
             torch.tensor(place, device=device),
-            torch.tensor(prior, device=device),
+            prior_B_A,
+            prior_B_A > NEVER,
             torch.tensor([[row.temperature] for row in rows], device=device),
         )
 

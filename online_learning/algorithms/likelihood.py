@@ -1,40 +1,52 @@
 """The thumb itself, modelled: maximum likelihood of what people pressed. Ours. Pure.
 
-Each state has one right act; pi(a | s) is read as the probability that it is a. A person presses up with probability
-p_right when the act was right and p_wrong when it was not, so
+Each state has one right act, and the policy says how probable it is that it is a. The policy acts more sharply than it
+believes (its temperature is low, so that it mostly gives its best answer), so beliefs are its scores at a temperature
+of their own. A person presses up with probability p_right when the act was right and p_wrong when it was not:
 
-    P(up | s, a) = p_wrong + (p_right - p_wrong) pi(a | s)
-    loss         = -mean(w [up log P + (1 - up) log(1 - P)]) + KL - entropy
+    b(a | s)     = softmax over legal acts of score / belief_temperature  (= pi ^ (temperature / belief_temperature))
+    P(up | s, a) = p_wrong + (p_right - p_wrong) b(a | s)
+    loss         = -mean(w |R| [up log P + (1 - up) log(1 - P)]) + KL - entropy,     up = 1 where R > 0
 
 Learning with a known noise model, in the manner of forward correction (arXiv 1609.03683) with a label that is only
-ever seen through one act's yes or no. What follows from it:
+ever seen through one act's yes or no. With a Gaussian prior on the weights (`LearnerConfig.ridge`) and passes over all
+rows it is a maximum a posteriori fit, not a step. What follows from it:
 - There is no importance weight and no baseline: given state and act, the thumb's probability does not depend on why
   the act was chosen, so rows of any policy and any age count in full.
 - Up pulls like (p_right - p_wrong) / P: hard where the act was thought wrong. Down pushes like
   (p_right - p_wrong) / (1 - P): hard where it was thought right, hardly where it was thought wrong anyway. With
   p_wrong > 0 and p_right < 1 both are bounded: one false thumb cannot outweigh many true ones.
-- An update fits pi to be calibrated, and a wrong p_right or p_wrong bends that calibration: see `estimate_noise`.
+- Down on one act is an argument for the others, in the proportion in which they were believed.
+- A wrong p_right or p_wrong bends the beliefs: `estimate_noise` finds them from the thumbs.
 
-R > threshold is an up, anything else a down; the advantage is not read.
+|R| above 1 counts as 1; a return of 0 says nothing. The advantage is not read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from online_learning.algorithms.terms import act_regulariser, mean_over_rows, outputs, refuse_text
 from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
 from online_learning.config import LikelihoodConfig
 
+POWERS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+"""How much surer or less sure than stated beliefs may turn out to have been."""
+
 
 def likelihood(inputs: LossInputs, config: LikelihoodConfig) -> LossOutputs:
     """The loss of one minibatch and its metrics; `brier` is the mean squared error of P(up)."""
     refuse_text(inputs)
-    up_B = (inputs.returns_B > config.threshold).to(inputs.act_logprobs_B_A)
-    chosen_B = gather_chosen(inputs.act_logprobs_B_A, inputs.chosen_B).exp()
-    p_up_B = config.p_wrong + (config.p_right - config.p_wrong) * chosen_B
+    assert inputs.temperatures_B is not None, "likelihood: expected temperatures_B, got None"
+    up_B = (inputs.returns_B > 0).to(inputs.act_logprobs_B_A)
+    powers_B = inputs.temperatures_B / config.belief_temperature
+    beliefs_B_A = tempered(inputs.act_logprobs_B_A, inputs.legal_mask_B_A, powers_B)
+    p_up_B = config.p_wrong + (config.p_right - config.p_wrong) * gather_chosen(beliefs_B_A, inputs.chosen_B)
     log_likelihood_B = up_B * p_up_B.log() + (1 - up_B) * (1 - p_up_B).log()
-    nll = -mean_over_rows(inputs.weights_B * log_likelihood_B)
+    nll = -mean_over_rows(inputs.weights_B * inputs.returns_B.abs().clamp(max=1) * log_likelihood_B)
     regulariser, metrics = act_regulariser(inputs, config)
     return outputs(
         nll + regulariser,
@@ -44,8 +56,33 @@ def likelihood(inputs: LossInputs, config: LikelihoodConfig) -> LossOutputs:
             "up": mean_over_rows(up_B),
             "p_up": mean_over_rows(p_up_B),
             "brier": mean_over_rows((p_up_B - up_B) ** 2),
+            "p_right": p_up_B.new_tensor(config.p_right),
+            "p_wrong": p_up_B.new_tensor(config.p_wrong),
         },
     )
+
+
+def tempered(logprobs_B_A: Tensor, mask_B_A: Tensor, powers_B: Tensor) -> Tensor:
+    """Probabilities [B, A] proportional to pi ^ power; 0 for padding."""
+    scaled_B_A = (logprobs_B_A * powers_B[:, None]).masked_fill(~mask_B_A, -torch.inf)
+    return scaled_B_A.softmax(-1)
+
+
+def calibrated_noise(
+    beliefs_B_A: Tensor, mask_B_A: Tensor, chosen_B: Tensor, up_B: Tensor, powers: Sequence[float] = POWERS
+) -> tuple[float, float]:
+    """`estimate_noise` without taking the beliefs' sureness for granted: the power of them, and the two numbers, under
+    which the thumbs are likeliest. Beliefs that are too unsure would otherwise pass for people who seldom err.
+
+    `beliefs_B_A`: log-probabilities, as they were *before* the row's thumb was heard.
+    """
+    found = []
+    for power in powers:
+        right_B = gather_chosen(tempered(beliefs_B_A, mask_B_A, torch.full_like(beliefs_B_A[:, 0], power)), chosen_B)
+        p_right, p_wrong = estimate_noise(right_B, up_B, tolerance=1e-4, max_rounds=200)
+        p_up_B = (p_wrong + (p_right - p_wrong) * right_B.double()).clamp(1e-6, 1 - 1e-6)
+        found.append((float(torch.where(up_B > 0, p_up_B, 1 - p_up_B).log().sum()), p_right, p_wrong))
+    return max(found)[1:]
 
 
 def estimate_noise(

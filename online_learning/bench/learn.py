@@ -40,7 +40,7 @@ from online_learning.bench.scenario import (
     warm_started,
 )
 from online_learning.bench.stream import Outcome, Point, Stream, bench_settings
-from online_learning.config import DEEP, RECIPES, LearnerConfig
+from online_learning.config import LearnerConfig, recipe
 from online_learning.evaluate import load_questions, with_knowledge
 
 CHECKPOINTS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 7500, 10000)
@@ -127,9 +127,7 @@ def measure(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
 def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
     material = _material(settings, args)
     num_turns, num_thumbs = _length(args, len(material.questions))
-    config = RECIPES[args.algorithm]
-    if settings.learn.layers == "all":
-        config = replace(DEEP, algorithm=config.algorithm, loss=config.loss)
+    config = recipe(args.algorithm, settings.learn.layers)
     served = repr((settings.policy, settings.learn))
     return Setting(args.setting, material, args.noise, args.rate, num_turns, num_thumbs, config, served)
 

@@ -46,6 +46,6 @@ def embeddings(encoder: EncoderPart, phases: Sequence[Mapping[str, ActRow]]) -> 
 def _view(encoder: EncoderPart, row: ActRow, place: Mapping[str, int]) -> View:
     state_D = encoder.embed_ids([row.query_ids], [BASE])[0]
     fixed_A = np.array([act.prior_logit for act in row.legal]) * row.temperature
-    cosine_A = (encoder.act_vectors(row.legal) @ state_D).cpu().numpy()
+    cosine_A = encoder.similarity(state_D[None], row.legal)[0].cpu().numpy()
     candidates = np.array([place[act.act] for act in row.legal])
     return View(state_D.cpu().numpy(), candidates, cosine_A + fixed_A.astype(np.float32))
