@@ -214,7 +214,7 @@ class Learner:
     def _lay_ground(self, decisions: Sequence[Decision]) -> None:
         """While the head has learned nothing, its way in is made from the acts' own texts: see `whitening`."""
         head = self.model.encoder.model.head(CURRENT)
-        if bool(head.up.any()):
+        if head is None or bool(head.up.any()):
             return
         texts = sorted({text for decision in decisions for act in decision.legal for text in act.texts})
         if len(texts) > 1:
@@ -288,12 +288,10 @@ class Learner:
         own_step = STEPS.get(self.config.algorithm)
         moved = own_step(inputs_fn, self._policy_parameters(), loss) if own_step else {}
         out = ALGORITHMS[self.config.algorithm](inputs_fn(), loss)
-        out = LossOutputs(out.loss + self._ridge() / num_rows, out.metrics)
+        head = self.model.encoder.model.head(CURRENT)
+        if head is not None and self.config.ridge:  # Minus the log of its Gaussian prior, but for a constant.
+            out = LossOutputs(out.loss + self.config.ridge / (2 * num_rows) * head.up.square().sum(), out.metrics)
         return self._descend("acts", out, list(self.value.parameters()) if own_step else None) | moved
-
-    def _ridge(self) -> Tensor:
-        """Minus the log of the head's Gaussian prior, but for a constant."""
-        return 0.5 * self.config.ridge * self.model.encoder.model.head(CURRENT).up.square().sum()
 
     def _policy_parameters(self) -> list[nn.Parameter]:
         """Those that act log-probabilities depend on."""

@@ -140,6 +140,7 @@ class Home:
             "chosen": chosen,
             "mode": mode,
             "version": version,
+            "temperature": row.temperature,
         } | overrides
         fields["holdout"] = is_holdout(fields["conversation_id"], SECRET)
         return self.keep(make_decision(**fields))

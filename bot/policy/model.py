@@ -152,11 +152,10 @@ class AdaptedModel:
         """Those of an adapter's parameters that learn."""
         return [parameter for parameter in self.parameters(name).values() if parameter.requires_grad]
 
-    def head(self, name: str) -> Head:
-        """The two factors of what an adapter adds to an Embedder's head."""
-        found = self.parameters(name)
-        down, up = (next(p for key, p in found.items() if part in key) for part in (HEAD_DOWN, HEAD_UP))
-        return Head(down, up)
+    def head(self, name: str) -> Head | None:
+        """The two factors of what an adapter adds to an Embedder's head; None where it does not."""
+        found = {part: p for key, p in self.parameters(name).items() for part in (HEAD_DOWN, HEAD_UP) if part in key}
+        return Head(found[HEAD_DOWN], found[HEAD_UP]) if len(found) == 2 else None
 
     def config(self, name: str) -> LoraConfig:
         """The adapter's config with its targets resolved to this architecture's modules."""
@@ -423,19 +422,17 @@ class EncoderPart:
         return table.similarity(states_B_D)[:, places]
 
     def _make_table(self, digests: tuple[str, ...], texts: Sequence[tuple[str, ...]]) -> ActTable:
-        missing = {key: group for key, group in zip(digests, texts, strict=True) if key not in self._acts}
-        if missing:
-            self._remember(missing)
-        for key in digests:
+        for key in self._acts.keys() & set(digests):  # What this very table needs must not be what it evicts.
             self._acts.move_to_end(key)
+        self._remember({key: group for key, group in zip(digests, texts, strict=True) if key not in self._acts})
+        while len(self._acts) > max(self.REMEMBERED_ACTS, len(digests)):
+            self._acts.popitem(last=False)
         return ActTable.of({key: self._acts[key] for key in digests}, self.width, self.device)
 
     def _remember(self, missing: dict[str, tuple[str, ...]]) -> None:
         vectors = self.embed_texts([text for texts in missing.values() for text in texts])
         sizes = [len(texts) for texts in missing.values()]
         self._acts.update(zip(missing, torch.split(vectors, sizes), strict=True))
-        while len(self._acts) > max(self.REMEMBERED_ACTS, len(missing)):
-            self._acts.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,8 @@ POWERS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 def likelihood(inputs: LossInputs, config: LikelihoodConfig) -> LossOutputs:
     """The loss of one minibatch and its metrics; `brier` is the mean squared error of P(up)."""
     refuse_text(inputs)
-    assert inputs.temperatures_B is not None, "likelihood: expected temperatures_B, got None"
     up_B = (inputs.returns_B > 0).to(inputs.act_logprobs_B_A)
-    powers_B = inputs.temperatures_B / config.belief_temperature
-    beliefs_B_A = tempered(inputs.act_logprobs_B_A, inputs.legal_mask_B_A, powers_B)
+    beliefs_B_A = tempered(inputs.act_logprobs_B_A, inputs.legal_mask_B_A, _powers(inputs, config))
     p_up_B = config.p_wrong + (config.p_right - config.p_wrong) * gather_chosen(beliefs_B_A, inputs.chosen_B)
     log_likelihood_B = up_B * p_up_B.log() + (1 - up_B) * (1 - p_up_B).log()
     nll = -mean_over_rows(inputs.weights_B * inputs.returns_B.abs().clamp(max=1) * log_likelihood_B)
@@ -60,6 +58,12 @@ def likelihood(inputs: LossInputs, config: LikelihoodConfig) -> LossOutputs:
             "p_wrong": p_up_B.new_tensor(config.p_wrong),
         },
     )
+
+
+def _powers(inputs: LossInputs, config: LikelihoodConfig) -> Tensor:
+    if inputs.temperatures_B is None:
+        return torch.ones_like(inputs.returns_B)
+    return inputs.temperatures_B / config.belief_temperature
 
 
 def tempered(logprobs_B_A: Tensor, mask_B_A: Tensor, powers_B: Tensor) -> Tensor:

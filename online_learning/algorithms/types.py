@@ -52,7 +52,7 @@ class LossInputs:
     weights_B: Tensor
     """Weight of a row (trust, 0..1). Scales its policy and value terms, never its KL or entropy."""
     temperatures_B: Tensor | None = None
-    """The temperature that `act_logprobs_B_A` are at."""
+    """The temperature that `act_logprobs_B_A` are at. None: that at which the policy is as sure as it should be."""
     prox_values_B: Tensor | None = None
     """V(s) at the start of this update; needed only when the value loss is clipped."""
     token_logprobs_B_T: Tensor | None = None

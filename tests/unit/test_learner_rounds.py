@@ -327,7 +327,7 @@ def test_a_home_goes_on_learning_when_the_layers_are_changed(home: Home, before:
     home.teach(TAUGHT)
     assert home.resumed(config=replace(QUICK, layers=before)).step()
     home.teach(TAUGHT, version="v000001")
-    loop = home.resumed(config=replace(QUICK, layers=after))
+    loop = home.resumed(config=replace(QUICK, layers=after, learning_rate=3e-4))
     assert loop.step()
     update = home.store.updates()[-1]
     assert (update.outcome, update.metrics["refused"]["rescore"]) == ("published", 0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from online_learning.algorithms.likelihood import estimate_noise, likelihood
+from online_learning.algorithms.likelihood import calibrated_noise, estimate_noise, likelihood, tempered
 from online_learning.config import LikelihoodConfig
 from tests.loss_inputs import log_of, loss_inputs, of, policy_of, random_loss_inputs
 
@@ -33,7 +33,10 @@ def test_gradient_equals_the_formula_row_by_row() -> None:
     (grad,) = torch.autograd.grad(likelihood(now, CONFIG).loss, leaf)
     for row in range(6):
         pi = [math.exp(x) for x in policy_of(logits, batch.legal_mask_B_A)[row].tolist()]
-        chosen, weight = int(batch.chosen_B[row]), batch.weights_B[row].item()
+        chosen, weight = (
+            int(batch.chosen_B[row]),
+            batch.weights_B[row].item() * min(1, abs(batch.returns_B[row].item())),
+        )
         p_up = 0.2 + 0.7 * pi[chosen]
         pull = 0.7 / p_up if batch.returns_B[row].item() > 0 else -0.7 / (1 - p_up)
         slope = [-weight * pull * pi[chosen] * ((act == chosen) - p) / 6 for act, p in enumerate(pi)]
@@ -133,3 +136,39 @@ def test_without_thumbs_the_guess_stands_and_gives_way_as_they_come() -> None:
     assert after[0] == pytest.approx(0.1)
     assert all(earlier < later for earlier, later in pairwise(after))
     assert after[-1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_beliefs_are_the_policy_at_a_temperature_of_their_own() -> None:
+    """Acting at .02 and believing at .04: the square root of pi, normalised; .2 and .8 become 1/3 and 2/3."""
+    config = replace(CONFIG, belief_temperature=0.04)
+    out = likelihood(loss_inputs(temperatures_B=of(0.02, 0.02)), config)
+    assert out.metrics["p_up"].item() == pytest.approx((0.55 + 0.2 + 0.7 / 3) / 2)
+
+
+def test_a_reward_counts_by_its_size_and_none_says_nothing() -> None:
+    """Half a thumb is half the argument, twice a thumb is one thumb."""
+    full, half, none, double = (
+        likelihood(loss_inputs(returns_B=of(size, -size)), CONFIG).loss.item() for size in (1.0, 0.5, 0.0, 2.0)
+    )
+    assert (half, none, double) == pytest.approx((full / 2, 0.0, full))
+
+
+def test_unsure_beliefs_do_not_pass_for_people_who_never_err() -> None:
+    """Beliefs stated as the square root of what they should be: taken at their word, the answers are further off."""
+    rng = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(4000, 4, generator=rng, dtype=torch.float64)
+    truth = torch.multinomial(logits.softmax(-1), 1, generator=rng).squeeze(1)
+    chosen = logits.argmax(1)
+    chance = torch.where(chosen == truth, 0.9, 0.3)
+    up = torch.rand(4000, generator=rng) < chance
+    mask, stated = torch.ones(4000, 4, dtype=torch.bool), (logits / 2).log_softmax(-1)
+    found = calibrated_noise(stated, mask, chosen, up)
+    naive = calibrated_noise(stated, mask, chosen, up, powers=(1.0,))
+    assert found == pytest.approx((0.9, 0.3), abs=0.04)
+    assert abs(naive[0] - 0.9) + abs(naive[1] - 0.3) > 2 * (abs(found[0] - 0.9) + abs(found[1] - 0.3))
+
+
+def test_padding_has_no_belief() -> None:
+    """Whatever stands there, -inf included."""
+    beliefs = tempered(log_of([0.2, 0.8, 0.5]), torch.tensor([[True, True, False]]), of(1.0))
+    assert beliefs.tolist() == [pytest.approx([0.2, 0.8, 0.0])]

@@ -266,7 +266,7 @@ def test_the_step_moves_a_real_encoders_adapter(tmp_path: Path) -> None:
             mu_logprob_B=mu, advantages_B=ones, returns_B=ones, values_B=zeros, weights_B=ones, **same,
         )  # fmt: skip
 
-    metrics = trpo_step(inputs_fn, list(model.encoder.model.parameters("current").values()), TRPOConfig(max_kl=0.01))
+    metrics = trpo_step(inputs_fn, model.encoder.model.trainable("current"), TRPOConfig(max_kl=0.01))
     after = inputs_fn().act_logprobs_B_A
     assert 0 < kl_over_acts(start, after, torch.ones(4, 3, dtype=torch.bool)).mean().item() <= 0.01
     assert metrics["trust_kl"].item() > 0.002

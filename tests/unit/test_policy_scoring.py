@@ -12,7 +12,7 @@ import torch
 from bot.conversation import Generated, LegalAct
 from bot.errors import AdapterError
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, ActRow, EncoderPart, PolicyModel, draw, lora_config
+from bot.policy.model import BASE, HEAD_DOWN, ActRow, EncoderPart, PolicyModel, draw, lora_config, whitening
 from bot.policy.types import TextRequest
 from tests.tiny_models import TEMPERATURE, load_tiny_causal, random_adapter, tiny_policy
 
@@ -118,7 +118,8 @@ def test_what_trains_stays_trainable_whoever_speaks(model: PolicyModel) -> None:
     for adapters in (["a"], [BASE], ["a", BASE], ["trained"], ["b"], [BASE]):
         model.encoder.embed_ids(ids * len(adapters), adapters)
     adapted.delete("b")
-    assert all(parameter.requires_grad for parameter in adapted.parameters("trained").values())
+    still = {key for key, parameter in adapted.parameters("trained").items() if not parameter.requires_grad}
+    assert still == {key for key in adapted.parameters("trained") if HEAD_DOWN in key}
     assert not any(parameter.requires_grad for parameter in adapted.parameters("a").values())
     model.encoder.embed_ids(ids, ["trained"]).sum().backward()  # type: ignore[no-untyped-call]
     assert any(parameter.grad is not None for parameter in adapted.parameters("trained").values())
@@ -145,15 +146,37 @@ def test_weights_of_another_shape_or_name_are_refused(model: PolicyModel) -> Non
     adapted.load("good", lora_config(4, 8), drawn)
 
 
-def test_act_vectors_that_fell_out_of_the_cache_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_that_fell_out_of_the_cache_are_embedded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this very call needs must not be what it evicts."""
     encoder = tiny_policy(tmp_path).encoder
-    first = encoder.act_vectors(LEGAL)
-    monkeypatch.setattr(EncoderPart._remember, "__defaults__", (3,))
-    other = LegalAct("answer:x", ("x",))
-    again = encoder.act_vectors([LEGAL[0], LEGAL[4], other])
-    assert torch.equal(again[0], first[0])
-    assert torch.equal(encoder.act_vectors(LEGAL[:3])[1], first[1])
+    monkeypatch.setattr(EncoderPart, "REMEMBERED_ACTS", 1)
+    monkeypatch.setattr(EncoderPart, "REMEMBERED_TABLES", 1)
+    state = encoder.embed_ids([(2, 5, 6, 3)], [BASE])
+    first = encoder.similarity(state, LEGAL)
+    encoder.similarity(state, [LEGAL[0], LegalAct("answer:x", ("x",))])
+    torch.testing.assert_close(encoder.similarity(state, LEGAL), first)
+
+
+def test_an_act_fits_by_its_mean_text_and_its_nearest_one(tmp_path: Path) -> None:
+    """Two thirds of the cosine to the normalised mean and one third of the best text's; no texts, no fit."""
+    encoder = tiny_policy(tmp_path).encoder
+    state, texts = encoder.embed_texts(["my card"]), encoder.embed_texts(["lost card", "card gone"])
+    mean = torch.nn.functional.normalize(texts.mean(0), dim=-1)
+    expected = 2 / 3 * float(state[0] @ mean) + max((texts @ state[0]).tolist()) / 3
+    acts = [LegalAct("answer:a", ("lost card", "card gone")), LegalAct("handoff"), LegalAct("answer:b", ("my card",))]
+    assert encoder.similarity(state, acts)[0].tolist() == pytest.approx([expected, 0.0, 1.0], abs=1e-5)
+
+
+def test_whitening_takes_the_common_part_away_and_evens_out_the_rest() -> None:
+    """Four texts around a common direction, apart by .5 along one axis and by .1 along another: 5 to 1 becomes less."""
+    rows = [[1.0, 0.5, 0.0, 0.0], [1.0, -0.5, 0.0, 0.0], [1.0, 0.0, 0.1, 0.0], [1.0, 0.0, -0.1, 0.0]]
+    texts = torch.tensor(rows)
+    seen = texts @ whitening(texts).T
+    torch.testing.assert_close(seen[:, 0], torch.zeros(4))
+    wide, narrow = float(seen[0, 1].abs()), float(seen[2, 2].abs())
+    # (1 + v / (.1 max v))^-1/2 is 1 / sqrt(11) for the wide axis and 1 / sqrt(1 + .4) for the narrow one.
+    assert wide / narrow == pytest.approx(5 * math.sqrt(1.4 / 11), rel=1e-4)
+    assert float(seen.norm(dim=-1).mean()) == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize(("layers", "passes"), [("head", 1), ("all", 3)])
