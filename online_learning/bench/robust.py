@@ -3,7 +3,7 @@
     rejoinder bench robust --dataset F [--kb K] [--version V] --json
 
 The same questions as they are and in each way of `online_learning.perturb`, retrieval included; the difference is paired by
-question. Exit 1 when a kind costs more than MAX_COST.
+question. Exit 1 when a kind costs more than MAX_COST; BEYOND is more than people do, and is only reported.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from online_learning.statistics import paired_difference, seeded
 
 MAX_COST = 0.03
 """Share of right answers that a kind may cost."""
+BEYOND = frozenset({"haste"})
 
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
@@ -48,7 +49,7 @@ def measure(evaluator: Evaluator, questions: Sequence[Question], version: str, s
         kind: compared(evaluator.scores(all_perturbed(questions, kind, seed), [version])[0], plain, seed)
         for kind in KINDS
     }
-    worst = min(kinds, key=lambda kind: kinds[kind]["difference"])
+    worst = min(kinds.keys() - BEYOND, key=lambda kind: float(kinds[kind]["difference"]))
     return {
         "version": version,
         "n": len(questions),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from bot.errors import ConfigError
 from bot.settings import load_settings
-from online_learning.bench.robust import all_perturbed, compared, main
-from online_learning.evaluate import Question, Scores
+from online_learning.bench.robust import all_perturbed, compared, main, measure
+from online_learning.evaluate import Evaluator, Question, Scores
 from online_learning.perturb import KINDS
 
 QUESTIONS = [Question(f"where is my card number {i} now?", "card_arrival") for i in range(8)]
@@ -44,6 +46,31 @@ def test_a_question_becomes_the_same_in_any_company(kind: str) -> None:
     assert all_perturbed(QUESTIONS[3:], kind, 7) == together[3:]
     assert [question.answer for question in together] == ["card_arrival"] * 8
     assert all_perturbed(QUESTIONS, kind, 8) != together
+
+
+class Answers:
+    """Right on questions as they are; on perturbed ones right unless they are of a kind that is `lost`."""
+
+    def __init__(self, *lost: str) -> None:
+        self._wrong = {question.text for kind in lost for question in all_perturbed(QUESTIONS, kind, 0)}
+
+    def scores(self, questions: Sequence[Question], _versions: Sequence[str]) -> list[Scores]:
+        return [scores(*(float(question.text not in self._wrong) for question in questions))]
+
+
+@pytest.mark.parametrize("lost", ["typos", "injection"])
+def test_a_kind_that_costs_too_much_is_named(lost: str) -> None:
+    """All of its questions lost: -1; the others cost nothing."""
+    report = measure(cast("Evaluator", Answers(lost)), QUESTIONS, "v000001", 0)
+    assert (report["worst"], report["ok"], report["accuracy"]) == (lost, False, 1.0)
+    assert {kind: found["difference"] for kind, found in report["kinds"].items() if found["difference"]} == {lost: -1.0}
+
+
+def test_more_than_people_do_is_reported_and_decides_nothing() -> None:
+    """Haste alone is lost, and it is well."""
+    report = measure(cast("Evaluator", Answers("haste")), QUESTIONS, "v000001", 0)
+    assert report["kinds"]["haste"]["difference"] == -1.0
+    assert report["ok"]
 
 
 def test_without_a_dataset_it_says_what_it_wants(tmp_path: Path) -> None:
