@@ -96,7 +96,7 @@ def test_labels_are_learned_as_rows_like_any_other(home: Home) -> None:
     assert all(update.metrics["refused"]["rescore"] == 0 for update in home.store.updates())
     assert len(outcome.rights) == outcome.num_thumbs == 64  # Labels are neither turns nor thumbs.
     assert [point.phase for point in outcome.points] == [0, 0, 1, 1]
-    start, warm = outcome.points[0].marks["right"].mean(), outcome.points[2].marks["right"].mean()
+    start, warm = outcome.points[0].marks["served"].mean(), outcome.points[2].marks["served"].mean()
     assert warm > start
 
 
