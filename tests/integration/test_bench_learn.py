@@ -56,7 +56,8 @@ def test_the_stream_serves_what_the_engine_would(home: Home) -> None:
     decisions = [home.store.decision(f"d{number}") for number in range(64)]
     assert len({decision.version for decision in decisions}) >= 2
     adapters = AdapterStore(home.settings.adapters, home_secret(home.settings.home))
-    engine = Engine(PolicyModel(EncoderPart(Path(home.settings.model))), adapters, temperature=0.02)
+    model, temperature = PolicyModel(EncoderPart(Path(home.settings.model))), home.settings.policy.temperature
+    engine = Engine(model, adapters, temperature=temperature)
 
     async def served() -> None:
         for number, decision in enumerate(decisions):
@@ -96,8 +97,7 @@ def test_labels_are_learned_as_rows_like_any_other(home: Home) -> None:
     assert all(update.metrics["refused"]["rescore"] == 0 for update in home.store.updates())
     assert len(outcome.rights) == outcome.num_thumbs == 64  # Labels are neither turns nor thumbs.
     assert [point.phase for point in outcome.points] == [0, 0, 1, 1]
-    start, warm = outcome.points[0].marks["served"].mean(), outcome.points[2].marks["served"].mean()
-    assert warm > start
+    assert any(set(fixed) & set(update.lineage) for update in home.store.updates())
 
 
 def test_a_seed_gives_the_same_stream_twice(tmp_path: Path, models: Path) -> None:
