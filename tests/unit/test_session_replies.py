@@ -105,7 +105,7 @@ async def test_a_decision_holds_everything_the_learner_needs(rig: Rig) -> None:
         "answer:card_arrival", "answer:lost_or_stolen_card", "respond:utter_out_of_scope", "handoff",
     ]  # fmt: skip
     assert row.legal[0].texts == rig.domain.articles["card_arrival"].texts
-    assert row.legal[2].prior_logit == pytest.approx(0.38 / 0.014)
+    assert row.legal[2].prior_logit == pytest.approx(0.42 / 0.014)
     assert (row.act, row.mode) == ("answer:lost_or_stolen_card", 2)
     assert math.fsum(map(math.exp, row.logprobs)) == pytest.approx(1)
     assert row.train_ok
