@@ -30,7 +30,7 @@ from bot.conversation import BASE_VERSION, Decision
 from bot.domain import Domain, load_domain
 from bot.errors import AdapterError, ConfigError, ConflictError, StoreError
 from bot.feedback.rules import Rules, load_rules
-from bot.feedback.settle import apply_rules, settle
+from bot.feedback.settle import apply_rules, rules_in_force, settle
 from bot.feedback.store import Rated, Store, UpdateRow
 from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
@@ -317,7 +317,7 @@ class Loop:
             self.domain,
             temperature=self.settings.policy.temperature,
             parent=parent,
-            rules_hash=self.rules.rules_hash,
+            rules_hash=rules_in_force(self.store, self.rules).rules_hash,
             lineage=lineage,
             gate=verdict.report,
         )

@@ -127,7 +127,7 @@ def measure(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
 def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
     material = _material(settings, args)
     num_turns, num_thumbs = _length(args, len(material.questions))
-    config = recipe(args.algorithm, settings.learn.layers)
+    config = replace(recipe(args.algorithm, settings.learn.layers), peft=settings.learn.peft)
     served = repr((settings.policy, settings.learn))
     return Setting(args.setting, material, args.noise, args.rate, num_turns, num_thumbs, config, served)
 
