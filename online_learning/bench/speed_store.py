@@ -25,6 +25,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _INSERT = "INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})"
+ROWS_A_COMMIT = 50_000
+"""In one transaction a million would make a log as large as the store."""
 _SETTLED = "INSERT OR REPLACE INTO cursors (name, seq) VALUES (?, (SELECT max(seq) FROM signals))"
 
 
@@ -60,19 +62,21 @@ class Cost:
 def fill(path: Path, like: Sequence[Decision], first: int, end: int) -> None:
     """Append decisions `first` to `end`, copies of `like` in conversations of their own, each with a settled thumb.
 
-    One transaction. A store that is there grows; an update commits that all of it was learned from.
+    A store that is there grows; an update commits that all of it was learned from.
     """
     Store(path).close()
     conn, copied = open_writer(path), [rows.decision_row(decision) for decision in like]
     try:
-        with transaction(conn):
-            _insert(conn, "act_texts", (_text_row(*row) for d in like for row in rows.act_texts_rows(d)))
-            for start in range(first, end, TURNS_A_CONVERSATION):
-                _insert(conn, "conversations", [rows.conversation_row(_conversation(start))])
-            _insert(conn, "decisions", (copied[n % len(copied)] | _place(n) for n in range(first, end)))
-            _insert(conn, "signals", (rows.signal_row(_thumb(like[n % len(like)], n)) for n in range(first, end)))
-            _insert(conn, "rewards", (_reward_row(n) for n in range(first, end)))
-            conn.execute(_SETTLED, [SETTLED])
+        for start in range(first, end, ROWS_A_COMMIT):
+            numbers = range(start, min(start + ROWS_A_COMMIT, end))
+            with transaction(conn):
+                _insert(conn, "act_texts", (_text_row(*row) for d in like for row in rows.act_texts_rows(d)))
+                chats = map(_conversation, numbers[::TURNS_A_CONVERSATION])
+                _insert(conn, "conversations", map(rows.conversation_row, chats))
+                _insert(conn, "decisions", (copied[n % len(copied)] | _place(n) for n in numbers))
+                _insert(conn, "signals", (rows.signal_row(_thumb(like[n % len(like)], n)) for n in numbers))
+                _insert(conn, "rewards", map(_reward_row, numbers))
+                conn.execute(_SETTLED, [SETTLED])
     finally:
         conn.close()
     with Store(path) as store:
