@@ -204,6 +204,11 @@ class SignalKind(StrEnum):
     """An operator's right act (label: act id) or text (comment)."""
 
 
+def is_operator(person: str) -> bool:
+    """Whether a `person_id` or author is one of the staff."""
+    return person.startswith("operator:")
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """Something that happened. Append-only: changing or withdrawing is a new row.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bot.conversation import is_operator
 from bot.policy.model import Prepared
 from online_learning.advantages import Credit
 
@@ -27,6 +28,8 @@ class RatedRows:
     start_logprobs_N_A: Tensor
     advantages_N: Tensor
     returns_N: Tensor
+    certain_N: Tensor
+    """bool: an operator said so."""
 
     def __len__(self) -> int:
         return len(self.chosen_N)
@@ -41,6 +44,7 @@ class RatedRows:
             self.start_logprobs_N_A[places],
             self.advantages_N[places],
             self.returns_N[places],
+            self.certain_N[places],
         )
 
 
@@ -58,6 +62,7 @@ def rated_rows(
         padded(start, width),
         torch.tensor([credit.advantage for credit in earned], device=device, dtype=torch.float32),
         torch.tensor([credit.value_target for credit in earned], device=device, dtype=torch.float32),
+        torch.tensor([is_operator(decision.person_id) for decision in decisions], device=device),
     )
 
 

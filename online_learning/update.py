@@ -226,6 +226,9 @@ class Learner:
         loss = self.config.loss
         if not isinstance(loss, LikelihoodConfig) or not 0 < loss.estimate_from_rows <= len(rows):
             return loss
+        rows = rows.take((~rows.certain_N).nonzero().squeeze(1).tolist())
+        if len(rows) < loss.estimate_from_rows:
+            return loss
         beliefs_N_A = rows.mu_logprobs_N_A * (rows.prepared.temperature_B_1 / loss.belief_temperature)
         p_right, p_wrong = calibrated_noise(beliefs_N_A, rows.prepared.mask_B_A, rows.chosen_N, rows.returns_N > 0)
         return replace(loss, p_right=p_right, p_wrong=min(p_wrong, p_right - 0.01))
@@ -245,6 +248,7 @@ class Learner:
             values_B=self.value(scored.states_B_D),
             weights_B=torch.ones_like(rows.returns_N),
             temperatures_B=rows.prepared.temperature_B_1.squeeze(1),
+            certain_B=rows.certain_N,
         )
 
     def _update_text(

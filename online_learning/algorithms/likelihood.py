@@ -17,6 +17,7 @@ rows it is a maximum a posteriori fit, not a step. What follows from it:
   (p_right - p_wrong) / (1 - P): hard where it was thought right, hardly where it was thought wrong anyway. With
   p_wrong > 0 and p_right < 1 both are bounded: one false thumb cannot outweigh many true ones.
 - Down on one act is an argument for the others, in the proportion in which they were believed.
+- What an operator says is held nearly certain (`SLIP`) and tells nothing of how raters err.
 - A wrong p_right or p_wrong bends the beliefs: `estimate_noise` finds them from the thumbs.
 
 |R| above 1 counts as 1; a return of 0 says nothing. The advantage is not read.
@@ -33,6 +34,8 @@ from online_learning.algorithms.terms import act_regulariser, mean_over_rows, ou
 from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
 from online_learning.config import LikelihoodConfig
 
+SLIP = 0.01
+"""How often those who know are wrong all the same."""
 POWERS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """How much surer or less sure than stated beliefs may turn out to have been."""
 
@@ -42,7 +45,8 @@ def likelihood(inputs: LossInputs, config: LikelihoodConfig) -> LossOutputs:
     refuse_text(inputs)
     up_B = (inputs.returns_B > 0).to(inputs.act_logprobs_B_A)
     beliefs_B_A = tempered(inputs.act_logprobs_B_A, inputs.legal_mask_B_A, _powers(inputs, config))
-    p_up_B = config.p_wrong + (config.p_right - config.p_wrong) * gather_chosen(beliefs_B_A, inputs.chosen_B)
+    p_right_B, p_wrong_B = _noise(inputs, config)
+    p_up_B = p_wrong_B + (p_right_B - p_wrong_B) * gather_chosen(beliefs_B_A, inputs.chosen_B)
     log_likelihood_B = up_B * p_up_B.log() + (1 - up_B) * (1 - p_up_B).log()
     nll = -mean_over_rows(inputs.weights_B * inputs.returns_B.abs().clamp(max=1) * log_likelihood_B)
     regulariser, metrics = act_regulariser(inputs, config)
@@ -58,6 +62,13 @@ def likelihood(inputs: LossInputs, config: LikelihoodConfig) -> LossOutputs:
             "p_wrong": p_up_B.new_tensor(config.p_wrong),
         },
     )
+
+
+def _noise(inputs: LossInputs, config: LikelihoodConfig) -> tuple[Tensor, Tensor]:
+    """p_right and p_wrong of each row."""
+    certain_B = torch.zeros_like(inputs.chosen_B, dtype=torch.bool) if inputs.certain_B is None else inputs.certain_B
+    right, wrong = (torch.full_like(inputs.returns_B, p) for p in (config.p_right, config.p_wrong))
+    return right.masked_fill(certain_B, 1 - SLIP), wrong.masked_fill(certain_B, SLIP)
 
 
 def _powers(inputs: LossInputs, config: LikelihoodConfig) -> Tensor:

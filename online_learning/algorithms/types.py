@@ -53,6 +53,8 @@ class LossInputs:
     """Weight of a row (trust, 0..1). Scales its policy and value terms, never its KL or entropy."""
     temperatures_B: Tensor | None = None
     """The temperature that `act_logprobs_B_A` are at. None: that at which the policy is as sure as it should be."""
+    certain_B: Tensor | None = None
+    """bool: True where the return comes from one who knows, not from a rater who may err. None: nobody does."""
     prox_values_B: Tensor | None = None
     """V(s) at the start of this update; needed only when the value loss is clipped."""
     token_logprobs_B_T: Tensor | None = None

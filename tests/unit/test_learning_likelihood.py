@@ -145,6 +145,12 @@ def test_beliefs_are_the_policy_at_a_temperature_of_their_own() -> None:
     assert out.metrics["p_up"].item() == pytest.approx((0.55 + 0.2 + 0.7 / 3) / 2)
 
 
+def test_what_an_operator_says_is_nearly_certain() -> None:
+    """The liked row of one who knows: P(up) is .01 + .98 * .5 = .5, whatever raters are like."""
+    out = likelihood(loss_inputs(certain_B=torch.tensor([True, False])), CONFIG)
+    assert out.loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.66)) / 2)
+
+
 def test_a_reward_counts_by_its_size_and_none_says_nothing() -> None:
     """Half a thumb is half the argument, twice a thumb is one thumb."""
     full, half, none, double = (
