@@ -34,7 +34,7 @@ BENCHES: Mapping[str, str] = {
 }
 """Benchmark -> where it is."""
 LATER = ("export", "erase")
-ALGORITHMS = ("ppo", "a2c", "reinforce", "trpo", "imitation", "kto", "likelihood")
+ALGORITHMS = ("ppo", "a2c", "reinforce", "trpo", "ilql", "imitation", "kto", "likelihood")
 NOISE = ("clean", "mild", "realistic")
 LEARN_SETTINGS = ("plain", "drift", "scope", "second", "wording")
 """What `bench learn` can measure; made in `online_learning.bench.learn.KINDS`."""

@@ -181,7 +181,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 """Lowest and highest value that makes sense; a temperature of 0 would divide by it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "policy.parts": ("encoder", "encoder+causal"),
-    "learn.algorithm": ("ppo", "a2c", "reinforce", "trpo", "imitation", "kto", "likelihood"),
+    "learn.algorithm": ("ppo", "a2c", "reinforce", "trpo", "ilql", "imitation", "kto", "likelihood"),
     "learn.layers": ("head", "all"),
     "learn.peft": ("lora", "rslora", "dora"),
     "model_fetch": ("pip", "direct"),

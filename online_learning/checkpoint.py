@@ -1,4 +1,4 @@
-"""The learner's own state on disk: optimizer moments, value head, rows it refused. Safetensors and JSON, never pickle.
+"""The learner's own state on disk: optimizer moments, heads, rows it refused. Safetensors and JSON, never pickle.
 
 A checkpoint is an immutable folder, written aside and renamed. Which one counts is said by the newest row of `updates`
 in the store, committed after the folder is durable, so a crash at any point resumes from a matching pair.
@@ -51,7 +51,7 @@ def save_checkpoint(root: Path, name: str, learner: Learner, state: LearnerState
 
 
 def load_checkpoint(root: Path, name: str, learner: Learner, version: str) -> LearnerState | None:
-    """Restore optimizer and value head when they belong to `version`; None when there is nothing that fits."""
+    """Restore optimizer and heads when they belong to `version`; None when there is nothing that fits."""
     folder = root / name
     if not name or not (folder / "state.json").exists():
         return None
@@ -63,7 +63,11 @@ def load_checkpoint(root: Path, name: str, learner: Learner, version: str) -> Le
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
-    found = {f"value.{key}": tensor.contiguous() for key, tensor in learner.value.state_dict().items()}
+    found = {
+        f"{name}.{key}": tensor.contiguous()
+        for name, head in learner.heads.items()
+        for key, tensor in head.state_dict().items()
+    }
     for name, optimizer in learner.optimizers.items():
         for index, entry in optimizer.state_dict()["state"].items():
             found |= {f"{name}.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entry.items()}
@@ -71,8 +75,10 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
 
 
 def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
-    value = {key.partition(".")[2]: tensor for key, tensor in tensors.items() if key.startswith("value.")}
-    learner.value.load_state_dict(value)
+    for name, head in learner.heads.items():
+        found = {key.partition(".")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+        if found:  # Another algorithm's checkpoint has no Q heads.
+            head.load_state_dict(found)
     for name, optimizer in learner.optimizers.items():
         state: dict[int, dict[str, Any]] = {}
         for key, tensor in tensors.items():

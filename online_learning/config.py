@@ -252,6 +252,7 @@ class LearnerConfig:
     lora_alpha: int = 32
     learning_rate: float = 2e-4
     value_learning_rate: float = 1e-2
+    """Of V, and of the heads of `ilql`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's, over acts."""
     weight_decay: float = 0.0
@@ -321,6 +322,7 @@ RECIPES: Mapping[str, LearnerConfig] = {
     "a2c": LearnerConfig(algorithm="a2c", loss=A2CConfig()),
     "reinforce": LearnerConfig(algorithm="reinforce", loss=ReinforceConfig()),
     "trpo": LearnerConfig(algorithm="trpo", loss=TRPOConfig(), batch_size=4096, epochs=1),
+    "ilql": LearnerConfig(algorithm="ilql", loss=ILQLConfig(), value_learning_rate=3e-3),
     "imitation": LearnerConfig(algorithm="imitation", loss=ImitationConfig()),
     "kto": LearnerConfig(algorithm="kto", loss=KTOConfig()),
     "likelihood": _MAP,

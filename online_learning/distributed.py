@@ -30,7 +30,7 @@ from bot.policy.model import ActRow, EncoderPart, PolicyModel, Prepared, Scored
 from online_learning.advantages import Credit
 from online_learning.algorithms import STEPS
 from online_learning.config import LearnerConfig
-from online_learning.update import CURRENT, Learner, Progress
+from online_learning.update import Learner, Progress
 
 
 @contextmanager
@@ -169,8 +169,7 @@ class SharedLearner(Learner):
         self._copy_first()
 
     def _copy_first(self) -> None:
-        trained = [tensor for part in self.adapted.values() for tensor in part.parameters(CURRENT).values()]
-        self._ranks.copy_first([*trained, *self.value.parameters()])
+        self._ranks.copy_first(self.trained())
 
     def update(
         self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str = ""

@@ -11,7 +11,7 @@ Shapes: B rows of a minibatch, A legal acts, T generated tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from bot.policy.model import BASE, ActRow, AdaptedModel, PolicyModel, Scored, Va
 from online_learning.advantages import Credit
 from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
 from online_learning.algorithms.likelihood import calibrated_noise
+from online_learning.algorithms.q_heads import QHeads
 from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
 from online_learning.config import ActTerms, LearnerConfig, LikelihoodConfig
 from online_learning.rated_rows import RatedRows, padded, rated_rows
@@ -47,13 +48,15 @@ def act_row(decision: Decision) -> ActRow:
 
 
 class Learner:
-    """The trainable policy: parts with a CURRENT adapter each, a value head, their optimizers."""
+    """The trainable policy: parts with a CURRENT adapter each, a value head (and those of `ilql`), their optimizers."""
 
     def __init__(self, model: PolicyModel, config: LearnerConfig, writer: CausalPart | None = None) -> None:
         self.model = model
         self.config = config
         self.writer = writer
         self.value = ValueHead(model.encoder.width).to(model.encoder.device)
+        self.q_heads: QHeads | None = None
+        """What `ilql` alone has."""
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._start: dict[str, Tensor] = {}
         lora = model.encoder.lora(config.rank, config.lora_alpha, body=config.layers == "all", method=config.peft)
@@ -74,8 +77,10 @@ class Learner:
         writer.remember(self.config.text_remembered_tokens)
 
     def reset_optimizers(self) -> None:
-        """Forget momentum: the weights were replaced from outside."""
+        """Forget momentum, and what Q-learning has found: the weights were replaced from outside."""
         config = self.config
+        if config.algorithm == "ilql":
+            self.q_heads = QHeads(self.model.encoder.width).to(self.model.encoder.device)
         groups = [
             {"params": self.model.encoder.model.trainable(CURRENT), "lr": config.learning_rate},
             {"params": list(self.value.parameters()), "lr": config.value_learning_rate, "weight_decay": 0.0},
@@ -83,6 +88,9 @@ class Learner:
         if self.model.causal is not None:
             causal = self.model.causal.model.trainable(CURRENT)
             groups.append({"params": causal, "lr": config.text_learning_rate})
+        if self.q_heads is not None:  # Last, so that the moments of another algorithm's checkpoint still belong.
+            q = [parameter for parameter in self.q_heads.parameters() if parameter.requires_grad]
+            groups.append({"params": q, "lr": config.value_learning_rate, "weight_decay": 0.0})
         acts = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=config.betas)
         self.optimizers = {"acts": acts}
         if self.writer is not None:
@@ -148,7 +156,7 @@ class Learner:
         return {
             "parts": {name: part.weights(CURRENT) for name, part in self.adapted.items()},
             "cases": self.model.cases.get(CURRENT),
-            "value": {key: tensor.clone() for key, tensor in self.value.state_dict().items()},
+            "heads": {name: copy.deepcopy(head.state_dict()) for name, head in self.heads.items()},
             "optimizers": {name: copy.deepcopy(opt.state_dict()) for name, opt in self.optimizers.items()},
         }
 
@@ -157,7 +165,8 @@ class Learner:
         for name, weights in snapshot["parts"].items():
             self.adapted[name].set_weights(CURRENT, weights)
         self.remember(snapshot["cases"])
-        self.value.load_state_dict(snapshot["value"])
+        for name, state in snapshot["heads"].items():
+            self.heads[name].load_state_dict(state)
         for name, state in snapshot["optimizers"].items():
             self.optimizers[name].load_state_dict(state)
 
@@ -174,10 +183,20 @@ class Learner:
         parts = {"encoder": self.model.encoder.model}
         return parts | ({"causal": self.writer.model} if self.writer is not None else {})
 
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """What learns beside the parts, by name."""
+        heads: dict[str, nn.Module] = {"value": self.value}
+        return heads | ({"q": self.q_heads} if self.q_heads is not None else {})
+
+    def trained(self) -> list[Tensor]:
+        """Every number that training changes."""
+        parts = [tensor for part in self.adapted.values() for tensor in part.parameters(CURRENT).values()]
+        return [*parts, *(tensor for head in self.heads.values() for tensor in head.parameters())]
+
     def is_finite(self) -> bool:
         """Whether every trained number is one."""
-        tensors = [tensor for part in self.adapted.values() for tensor in part.parameters(CURRENT).values()]
-        return all(bool(torch.isfinite(tensor).all()) for tensor in (*tensors, *self.value.parameters()))
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.trained())
 
     # --- training -----------------------------------------------------------------------------------------------------
     def update(
@@ -249,7 +268,17 @@ class Learner:
             weights_B=torch.ones_like(rows.returns_N),
             temperatures_B=rows.prepared.temperature_B_1.squeeze(1),
             certain_B=rows.certain_N,
+            **self._q_fields(rows, scored),
         )
+
+    def _q_fields(self, rows: RatedRows, scored: Scored) -> Mapping[str, Tensor]:
+        """What `ilql` reads besides. A reply's return is all it earns: there is no later decision to look ahead to."""
+        if self.q_heads is None:
+            return {}
+        fields: Mapping[str, Tensor] = self.q_heads(
+            scored.states_B_D, rows.prepared.table.means_K_D[rows.prepared.place_B_A]
+        )
+        return fields
 
     def _update_text(
         self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str
@@ -295,7 +324,10 @@ class Learner:
         head = self.model.encoder.model.head(CURRENT)
         if head is not None and self.config.ridge:  # Minus the log of its Gaussian prior, but for a constant.
             out = LossOutputs(out.loss + self.config.ridge / (2 * num_rows) * head.up.square().sum(), out.metrics)
-        return self._descend("acts", out, list(self.value.parameters()) if own_step else None) | moved
+        metrics = self._descend("acts", out, list(self.value.parameters()) if own_step else None) | moved
+        if self.q_heads is not None:
+            self.q_heads.follow()
+        return metrics
 
     def _policy_parameters(self) -> list[nn.Parameter]:
         """Those that act log-probabilities depend on."""

@@ -30,7 +30,7 @@ from online_learning.evaluate import Question
 from online_learning.offline import OfflinePolicy
 from online_learning.update import CURRENT, Learner
 
-CASES = ("ppo", "reinforce", "unshared")
+CASES = ("ppo", "reinforce", "ilql", "unshared")
 """`reinforce` compares the rows of a minibatch with each other; `unshared` leaves the gradients alone."""
 NUM_ROWS = 9
 """One more than two minibatches of four, so that the last has fewer rows than there are processes."""
@@ -81,7 +81,7 @@ def updated(folder: Path, name: str, ranks: Ranks | None = None) -> dict[str, Te
     parts = {
         f"{part}.{key}": x for part, adapted in made.adapted.items() for key, x in adapted.weights(CURRENT).items()
     }
-    return parts | {f"value.{key}": tensor for key, tensor in made.value.state_dict().items()}
+    return parts | {f"{name}.{key}": x for name, head in made.heads.items() for key, x in head.state_dict().items()}
 
 
 def main(folder: Path) -> None:

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 class QHead(nn.Module):
     """Q(s, a) = (U s) . (W a) + b . a + c . s + d: a bilinear form of low rank. Starts at 0 (W, b, c, d do)."""
 
-    def __init__(self, width: int, rank: int = 32) -> None:
+    def __init__(self, width: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
         self.state = nn.Linear(width, rank, bias=False)
         self.act = nn.Linear(width, rank, bias=False)
         self.act_bias = nn.Linear(width, 1)
         self.state_bias = nn.Linear(width, 1, bias=False)
+        nn.init.kaiming_uniform_(self.state.weight, a=5**0.5, generator=generator)
         for linear in (self.act, self.act_bias, self.state_bias):
             nn.init.zeros_(linear.weight)
         nn.init.zeros_(self.act_bias.bias)
@@ -35,11 +36,15 @@ class QHead(nn.Module):
 
 
 class QHeads(nn.Module):
-    """Everything that `ilql` needs beside the policy. The copies take no gradient; `follow` moves them."""
+    """Everything that `ilql` needs beside the policy. The copies take no gradient; `follow` moves them.
+
+    New heads are always the same ones: U has a random stream of its own, so processes that learn together agree on it.
+    """
 
     def __init__(self, width: int, rank: int = 32) -> None:
         super().__init__()
-        self.online = nn.ModuleList(QHead(width, rank) for _ in range(2))
+        generator = torch.Generator().manual_seed(0)
+        self.online = nn.ModuleList(QHead(width, rank, generator) for _ in range(2))
         self.target = copy.deepcopy(self.online).requires_grad_(requires_grad=False)
         self.v = nn.Linear(width, 1)
         nn.init.zeros_(self.v.weight)

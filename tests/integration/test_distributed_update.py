@@ -49,9 +49,9 @@ def furthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo", "reinforce"])
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "ilql"])
 def test_two_processes_end_with_the_weights_of_one(folder: Path, name: str) -> None:
-    """Acts, words and value head; the last minibatch has fewer rows than there are processes."""
+    """Acts, words and heads; the last minibatch has fewer rows than there are processes."""
     alone = updated(folder, name)
     assert min(float(tensor.abs().max()) for key, tensor in alone.items() if "lora_B" in key) > 1e-4
     assert furthest(weights(folder, name, 0), alone) < 2e-5

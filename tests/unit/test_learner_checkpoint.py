@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from bot.conversation import BASE_VERSION
 from bot.policy.model import EncoderPart, PolicyModel
+from online_learning.algorithms.q_heads import QHeads
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
+from online_learning.config import ILQLConfig, LearnerConfig
 from online_learning.update import Learner
 from tests.learner_rig import QUICK, Home, open_home, tiny_models
 
 TAUGHT = [("my card please", "card_arrival", 1), ("my card please", "lost_card", -1)] * 2
+QUICK_ILQL = replace(QUICK, algorithm="ilql", loss=ILQLConfig())
 
 
 @pytest.fixture(scope="session")
@@ -29,25 +34,60 @@ def home(tmp_path: Path, models: Path) -> Iterator[Home]:
 
 
 def state_of(learner: Learner) -> dict[str, torch.Tensor]:
-    """Every optimizer moment and the value head, by name."""
+    """Every optimizer moment and the heads, by name."""
     moments = {
         f"{name}.{index}.{key}": torch.as_tensor(tensor)
         for name, optimizer in learner.optimizers.items()
         for index, entry in optimizer.state_dict()["state"].items()
         for key, tensor in entry.items()
     }
-    return moments | dict(learner.value.state_dict())
+    heads = {f"{name}.{key}": x for name, head in learner.heads.items() for key, x in head.state_dict().items()}
+    return moments | heads
 
 
-def test_moments_and_value_head_come_back_equal(home: Home) -> None:
-    """A new process continues with the momentum of the old one."""
+@pytest.mark.parametrize("config", [QUICK, QUICK_ILQL], ids=["ppo", "ilql"])
+def test_moments_and_heads_come_back_equal(home: Home, config: LearnerConfig) -> None:
+    """A new process continues with the momentum of the old one, and with what its heads had found."""
     home.teach(TAUGHT)
-    loop = home.resumed()
+    loop = home.resumed(config=config)
     loop.step()
-    kept, found = state_of(loop.learner), state_of(home.resumed().learner)
+    kept, found = state_of(loop.learner), state_of(home.resumed(config=config).learner)
     assert len(kept) > 10
     assert kept.keys() == found.keys()
     assert all(torch.equal(kept[name], found[name]) for name in kept)
+
+
+@pytest.mark.parametrize(("before", "after"), [(QUICK, QUICK_ILQL), (QUICK_ILQL, QUICK)], ids=["to-ilql", "from-ilql"])
+def test_a_checkpoint_of_another_algorithm_still_loads(home: Home, before: LearnerConfig, after: LearnerConfig) -> None:
+    """The value head comes back, Q heads begin anew, and the home goes on learning."""
+    home.teach(TAUGHT)
+    first = home.resumed(config=before)
+    first.step()
+    loop = home.resumed(config=after)
+    assert torch.equal(loop.learner.value.linear.weight, first.learner.value.linear.weight)
+    assert untaught(loop.learner)
+    home.teach(TAUGHT, version="v000001")
+    assert loop.step()
+    assert home.store.updates()[-1].version == "v000002"
+
+
+def test_q_heads_begin_anew_after_a_rollback(home: Home) -> None:
+    """What they found belongs to weights that are gone. Control: before it they had found something."""
+    home.teach(TAUGHT)
+    loop = home.resumed(config=QUICK_ILQL)
+    loop.step()
+    assert not untaught(loop.learner)
+    home.adapters.rollback(BASE_VERSION, "worse")
+    loop.step()
+    assert untaught(loop.learner)
+
+
+def untaught(learner: Learner) -> bool:
+    """Whether its Q heads, if it has any, are as new ones are."""
+    if learner.q_heads is None:
+        return True
+    found, fresh = learner.q_heads.state_dict(), QHeads(learner.model.encoder.width).state_dict()
+    return all(torch.equal(found[name], fresh[name]) for name in fresh)
 
 
 def test_a_checkpoint_of_another_version_is_not_mixed_in(home: Home) -> None:

@@ -85,12 +85,14 @@ def test_a_version_says_which_decisions_taught_it(home: Home) -> None:
     assert set(named["decision_ids"]) == lineage(home) == {decision.id for decision in taught}
 
 
-def test_a_refused_candidate_leaves_weights_and_optimizer_bit_for_bit(home: Home) -> None:
-    """The second update is refused: every number is the first one's, momentum included."""
+@pytest.mark.parametrize("name", ["ppo", "ilql"])
+def test_a_refused_candidate_leaves_weights_and_optimizer_bit_for_bit(home: Home, name: str) -> None:
+    """The second update is refused: every number is the first one's, momentum and Q heads included."""
     home.teach(TAUGHT)
-    loop = home.resumed()
+    loop = home.resumed(config=replace(QUICK, algorithm=name, loss=RECIPES[name].loss))
     loop.step()
     before = loop.learner.snapshot()
+    assert set(before["heads"]) == ({"value", "q"} if name == "ilql" else {"value"})
     loop.thresholds = STRICT
     home.teach(TAUGHT)
     loop.step()

@@ -196,6 +196,15 @@ def test_heads_start_at_zero_and_fill_the_loss_inputs() -> None:
     assert not any(value.any() for value in fields.values())
 
 
+def test_new_heads_are_always_the_same() -> None:
+    """Processes that learn together agree on them, whatever their random streams; and both estimates differ."""
+    first = QHeads(6)
+    torch.manual_seed(7)
+    second = QHeads(6)
+    assert all(torch.equal(x, second.state_dict()[name]) for name, x in first.state_dict().items())
+    assert not torch.equal(first.online[0].state.weight, first.online[1].state.weight)
+
+
 def test_heads_learn_without_teaching_the_encoder() -> None:
     """Gradients reach both estimates and V, not the embeddings and not the copies."""
     heads, (states, acts) = QHeads(6), embeddings()
