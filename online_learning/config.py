@@ -202,7 +202,7 @@ class LikelihoodConfig(ActTerms):
 
     kl_start_coef: float = 0.0
     """The fit is already tied to the start by `LearnerConfig.ridge`."""
-    belief_temperature: float = 0.07
+    belief_temperature: float = 0.1
     """Divides scores where the policy says how probable it is that an act is right."""
     p_right: float = 0.9
     """P(up | the act was right)."""
@@ -307,9 +307,9 @@ class LearnerConfig:
 _MAP = LearnerConfig(
     algorithm="likelihood",
     loss=LikelihoodConfig(),
-    learning_rate=7e-4,
+    learning_rate=1e-3,
     betas=(0.9, 0.95),
-    ridge=30.0,
+    ridge=15.0,
     epochs=5,
     batch_size=8192,
     rows_per_update=8192,
