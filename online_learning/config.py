@@ -313,9 +313,10 @@ _MAP = LearnerConfig(
     epochs=5,
     batch_size=8192,
     rows_per_update=8192,
-    max_kl_prox=10.0,
+    max_kl_prox=0.05,
 )
-"""Five steps over all rows of the window: from update to update they stay at the maximum. The bound on KL is the gate's."""
+"""Five steps over all rows of the window: from update to update they stay at the maximum. The first few, when a step goes
+furthest, stop earlier: the gate refuses what moved too far from the champion, and a refused update has to begin again."""
 
 RECIPES: Mapping[str, LearnerConfig] = {
     "ppo": LearnerConfig(),

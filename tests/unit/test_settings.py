@@ -33,7 +33,7 @@ def test_flags_win_over_variables_over_the_file_over_the_profile(home: Path) -> 
     settings = load(home, config, environ, port=4)
     assert (settings.port, settings.model, settings.host) == (4, "env", "file")
     assert (settings.learn.quorum, settings.learn.update_every) == (3, 2)
-    assert (settings.learn.settle_s, settings.learn.window) == (3.0, 2048)  # the demo profile; the default
+    assert (settings.learn.settle_s, settings.learn.window) == (3.0, 8192)  # the demo profile; the default
 
 
 def test_an_ignored_flag_does_not_hide_the_layers_below(home: Path) -> None:
