@@ -48,7 +48,8 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
     import torch
 
     from bot.policy.causal import CausalPart
-    from bot.policy.model import EncoderPart, PolicyModel
+    from bot.policy.encoder import EncoderPart
+    from bot.policy.model import PolicyModel
 
     if settings.policy.threads:
         torch.set_num_threads(settings.policy.threads)

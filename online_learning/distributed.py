@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from bot.conversation import Generated, digest
 from bot.policy.causal import CausalPart
-from bot.policy.model import ActRow, EncoderPart, PolicyModel, Prepared, Scored
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import ActRow, PolicyModel, Prepared, Scored
 from online_learning.advantages import Credit
 from online_learning.algorithms import STEPS
 from online_learning.config import LearnerConfig

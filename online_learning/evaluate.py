@@ -20,9 +20,11 @@ from bot.conversation import BASE_VERSION, Act, ActKind
 from bot.domain import Article, Domain, load_domain
 from bot.errors import ConfigError
 from bot.identity import home_secret
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.download import find_or_fetch
-from bot.policy.model import BASE, ActRow, EncoderPart, PolicyModel
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import ActRow, PolicyModel
 from bot.policy.weights import read_version
 from bot.settings import Settings
 from online_learning.offline import OfflinePolicy, Outlook

@@ -13,8 +13,8 @@ from torch import Tensor
 from bot.conversation import BASE_VERSION, Decision, Generated
 from bot.errors import AdapterError, NotFound
 from bot.feedback.store import Rated
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
-from bot.policy.model import BASE
 from bot.policy.weights import read_version
 from online_learning.batch import logged_choices
 from online_learning.gate import Evidence, HeldOut, TestResults

@@ -37,7 +37,8 @@ from bot.policy.adapters import AdapterStore
 from bot.policy.cases import Cases, make_cases
 from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import PolicyModel
 from bot.settings import Settings
 from online_learning.advantages import Credit, credit
 from online_learning.batch import admit

@@ -21,7 +21,8 @@ from bot.domain import Domain
 from bot.knowledge.index import KnowledgeIndex
 from bot.knowledge.retrieval import Found, Retriever
 from bot.policy.acts import CANCELLED, legal_acts
-from bot.policy.model import ActRow, EncoderPart, PolicyModel
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import ActRow, PolicyModel
 from bot.settings import Settings
 from online_learning.gate import TestResults
 

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.domain import Domain
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.cases import save_cases
 from bot.policy.causal import CausalPart
 from bot.policy.manifest import CanaryProbe, Manifest, TextProbe
-from bot.policy.model import BASE, ActRow, PolicyModel
+from bot.policy.model import ActRow, PolicyModel
 from bot.policy.weights import read_version, write_part
 from online_learning.update import CURRENT, Learner
 

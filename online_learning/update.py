@@ -22,9 +22,11 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from bot.conversation import Decision, Generated
+from bot.policy.adapted import BASE, AdaptedModel, lora_config
 from bot.policy.cases import Cases
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, ActRow, AdaptedModel, PolicyModel, Scored, ValueHead, lora_config, whitening
+from bot.policy.encoder import whitening
+from bot.policy.model import ActRow, PolicyModel, Scored, ValueHead
 from online_learning.advantages import Credit
 from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
 from online_learning.algorithms.likelihood import calibrated_noise

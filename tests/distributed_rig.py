@@ -20,7 +20,8 @@ from torch import Tensor
 
 from bot.domain import load_domain
 from bot.policy.causal import CausalPart
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import PolicyModel
 from bot.settings import load_settings
 from online_learning.advantages import Credit
 from online_learning.bench import speed_rows

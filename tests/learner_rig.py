@@ -22,10 +22,12 @@ from bot.conversation import BASE_VERSION, Decision, Signal, SignalKind, is_hold
 from bot.domain import Domain, load_domain
 from bot.feedback.rules import load_rules
 from bot.feedback.store import Store
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.encoder import EncoderPart
 from bot.policy.engine import Engine
-from bot.policy.model import BASE, ActRow, EncoderPart, PolicyModel
+from bot.policy.model import ActRow, PolicyModel
 from bot.policy.types import TextRequest
 from bot.policy.weights import read_version
 from bot.settings import Settings, load_settings

@@ -19,10 +19,12 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bot.conversation import Generated, LegalAct
+from bot.policy.adapted import BASE, AdaptedModel, lora_config
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.encoder import EncoderPart
 from bot.policy.manifest import CanaryProbe, TextProbe
-from bot.policy.model import BASE, ActRow, AdaptedModel, EncoderPart, PolicyModel, lora_config
+from bot.policy.model import ActRow, PolicyModel
 from bot.policy.weights import write_part
 from tests.version_folder import make_manifest
 

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from bot.conversation import Generated, LegalAct
 from bot.errors import ModelError
+from bot.policy.adapted import BASE, AdaptedModel, fingerprint, hush_loading, pick_device
 from bot.policy.grounding import GroundingMask, amounts
-from bot.policy.model import BASE, ActRow, AdaptedModel, fingerprint, hush_loading, pick_device
+from bot.policy.model import ActRow
 from bot.policy.types import TextDelta, TextRequest
 
 MAX_PROMPT_TOKENS = 1024

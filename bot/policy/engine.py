@@ -29,10 +29,11 @@ from torch import Tensor
 
 from bot.conversation import BASE_VERSION, LegalAct
 from bot.errors import AdapterError, ModelError
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.manifest import CanaryProbe, TextProbe
-from bot.policy.model import BASE, ActRow, PolicyModel, draw
+from bot.policy.model import ActRow, PolicyModel, draw
 from bot.policy.scheduler import MicroBatcher
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest
 from bot.policy.weights import VersionFiles, read_version

@@ -29,8 +29,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from bot.conversation import Decision
 from bot.domain import Domain, load_domain
 from bot.errors import ConfigError
+from bot.policy.adapted import BASE, AdaptedModel
 from bot.policy.download import find_or_fetch
-from bot.policy.model import BASE, ActRow, AdaptedModel, EncoderPart, PolicyModel, draw
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import ActRow, PolicyModel, draw
 from bot.settings import Settings
 from online_learning.advantages import Credit
 from online_learning.config import DEEP, LearnerConfig

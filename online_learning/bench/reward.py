@@ -30,7 +30,7 @@ from torch import Tensor
 
 from bot.errors import ConfigError
 from bot.policy.download import find_or_fetch
-from bot.policy.model import EncoderPart
+from bot.policy.encoder import EncoderPart
 from bot.settings import Settings
 from online_learning.reward_model import (
     auc,

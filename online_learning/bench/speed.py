@@ -34,7 +34,8 @@ from bot.conversation import Decision
 from bot.domain import load_domain
 from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import PolicyModel
 from bot.settings import Settings
 from online_learning.advantages import Credit
 from online_learning.bench import speed_rows, speed_text

@@ -15,8 +15,9 @@ import torch
 from bot import render
 from bot.conversation import BASE_VERSION, Decision, Generated, State, Turn
 from bot.domain import Domain
+from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, ActRow, PolicyModel, draw
+from bot.policy.model import ActRow, PolicyModel, draw
 from online_learning.evaluate import Question
 from online_learning.offline import OfflinePolicy
 from online_learning.statistics import seeded

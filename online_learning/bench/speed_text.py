@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from bot.conversation import BASE_VERSION, Generated
+from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, PolicyModel, lora_config
+from bot.policy.model import PolicyModel
 from online_learning.advantages import Credit
 from online_learning.algorithms.ppo import clipped_surrogate
 from online_learning.config import LearnerConfig

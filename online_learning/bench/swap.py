@@ -29,7 +29,8 @@ from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import PolicyModel
 from bot.settings import Settings
 from online_learning.bench.product import options_of, percentiles, questions_of, supervised, throw_away
 from online_learning.config import LearnerConfig

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bot.policy.model import BASE, ActRow, EncoderPart
+from bot.policy.adapted import BASE
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import ActRow
 from online_learning.statistics import Floats, Ints
 
 

@@ -11,10 +11,10 @@ from tqdm import tqdm
 from bot import render
 from bot.conversation import BASE_VERSION, State, Turn
 from bot.domain import Domain
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
-from bot.policy.model import BASE
 from bot.policy.types import TextRequest
 from bot.policy.weights import read_version
 from bot.settings import Settings

@@ -15,8 +15,9 @@ import pytest
 from bot.cli import main as rejoinder
 from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
+from bot.policy.encoder import EncoderPart
 from bot.policy.engine import Engine
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.model import PolicyModel
 from bot.policy.types import ActRequest
 from online_learning.bench.peers import Bandit, Cases, Retriever, judge, probe, run_peer
 from online_learning.bench.scenario import Material, Phase, Plan, Scenario, in_blocks, plain, warm_started

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bot.policy.model import EncoderPart
+from bot.policy.encoder import EncoderPart
 from online_learning.config import RECIPES
 from online_learning.distributed import Ranks, SharedLearner, SharedPolicy
 from tests.distributed_rig import updated

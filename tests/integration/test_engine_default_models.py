@@ -15,11 +15,13 @@ from bot.conversation import BASE_VERSION, LegalAct
 from bot.domain import SHIPPED, ConversationTest, load_domain
 from bot.knowledge.index import KnowledgeIndex
 from bot.knowledge.retrieval import Retriever
+from bot.policy.adapted import BASE, lora_config
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.encoder import EncoderPart
 from bot.policy.engine import Engine
 from bot.policy.grounding import ungrounded
-from bot.policy.model import BASE, ActRow, EncoderPart, PolicyModel, lora_config
+from bot.policy.model import ActRow, PolicyModel
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest
 from tests.session_rig import open_session
 from tests.tiny_models import publish_version, random_adapter

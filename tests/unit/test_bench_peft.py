@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bot.errors import ConfigError
-from bot.policy.model import BASE, PolicyModel
+from bot.policy.adapted import BASE
+from bot.policy.model import PolicyModel
 from bot.settings import load_settings
 from online_learning.bench.peft import LEARNING_RATES, IA3Encoder, Logged, _drawn, learned, log_stream, main, recipe
 from online_learning.config import PEFT_METHODS

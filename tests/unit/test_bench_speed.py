@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from bot.policy.adapted import lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.model import lora_config
 from online_learning.advantages import Credit
 from online_learning.bench import speed_rows
 from online_learning.bench.speed import _sizes, matmul_peak

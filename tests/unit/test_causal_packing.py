@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bot.conversation import Generated
+from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, lora_config
 from tests.tiny_models import load_tiny_causal, random_adapter
 
 SYSTEM = "You are the assistant of a bank. Answer briefly."

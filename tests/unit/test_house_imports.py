@@ -34,7 +34,18 @@ FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
     ("bot.settings", ("bot.[!e]*", "online_learning*", "ui*")),
     ("bot.policy.*", ("bot.feedback*", "bot.service", "bot.session", "bot.routes*")),
     ("bot.feedback.*", ("bot.policy*", "bot.service", "bot.session", "bot.routes*", "bot.knowledge*")),
-    ("bot.session", ("bot.service", "bot.routes*", "bot.policy.engine", "bot.policy.model", "bot.actions.[!r]*")),
+    (
+        "bot.session",
+        (
+            "bot.service",
+            "bot.routes*",
+            "bot.policy.engine",
+            "bot.policy.model",
+            "bot.policy.adapted",
+            "bot.policy.encoder",
+            "bot.actions.[!r]*",
+        ),
+    ),
     ("bot*", ("online_learning*", "ui", "ui.*")),
     ("ui*", ("online_learning*", "bot.[!wec]*", "bot.compose", "bot.cli")),
 ]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bot.conversation import BASE_VERSION
-from bot.policy.model import EncoderPart, PolicyModel
+from bot.policy.encoder import EncoderPart
+from bot.policy.model import PolicyModel
 from online_learning.algorithms.q_heads import QHeads
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
 from online_learning.config import ILQLConfig, LearnerConfig

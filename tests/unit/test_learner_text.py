@@ -13,8 +13,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from bot.conversation import BASE_VERSION, Decision
 from bot.policy.causal import CausalPart
+from bot.policy.encoder import Embedder, EncoderPart
 from bot.policy.engine import PROBE_TOLERANCE, Engine
-from bot.policy.model import Embedder, EncoderPart, PolicyModel
+from bot.policy.model import PolicyModel
 from bot.policy.types import TextRequest
 from online_learning.loop import Loop
 from online_learning.update import CURRENT

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bot.errors import ConfigError
-from bot.policy.model import EncoderPart
+from bot.policy.encoder import EncoderPart
 from online_learning.bench.reward import RatedReply, _auc_of_peers, load_rated, measure, out_of_fold
 from online_learning.reward_model import (
     auc,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bot.conversation import LegalAct
-from bot.policy.model import ActRow, lora_config
+from bot.policy.adapted import lora_config
+from bot.policy.model import ActRow
 from online_learning.algorithms import ALGORITHMS, STEPS, LossInputs
 from online_learning.algorithms.terms import act_regulariser, mean_over_rows
 from online_learning.algorithms.trpo import conjugate_gradient, fisher_product, flat_gradient, trpo, trpo_step

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bot.conversation import LegalAct
+from bot.policy.adapted import BASE, lora_config
 from bot.policy.cases import Cases, load_cases, make_cases, save_cases
-from bot.policy.model import BASE, ActRow, lora_config
+from bot.policy.model import ActRow
 from tests.tiny_models import TEMPERATURE, tiny_policy
 
 NEAR = math.exp((0.8 - 1) / 0.1)

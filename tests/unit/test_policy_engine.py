@@ -16,11 +16,13 @@ from peft import LoraConfig
 
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.errors import AdapterError, ModelError, NotFound
+from bot.policy.adapted import BASE, AdaptedModel
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.encoder import EncoderPart
 from bot.policy.engine import Engine
 from bot.policy.manifest import CanaryProbe, TextProbe
-from bot.policy.model import BASE, AdaptedModel, EncoderPart, PolicyModel
+from bot.policy.model import PolicyModel
 from bot.policy.types import ActRequest, Lease, TextRequest
 from tests.tiny_models import (
     TEMPERATURE,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
 from bot.policy.grounding import GroundingMask, amounts, ungrounded
-from bot.policy.model import BASE
 from bot.policy.types import TextRequest
 from tests.tiny_models import load_tiny_causal
 

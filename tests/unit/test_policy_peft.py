@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bot.errors import ConfigError
-from bot.policy.model import BASE, EncoderPart
+from bot.policy.adapted import BASE
+from bot.policy.encoder import EncoderPart
 from bot.policy.weights import read_lora_config, write_part
 from bot.settings import load_settings
 from online_learning.config import PEFT_METHODS, LearnerConfig

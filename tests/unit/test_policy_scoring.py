@@ -11,8 +11,10 @@ import torch
 
 from bot.conversation import Generated, LegalAct
 from bot.errors import AdapterError
+from bot.policy.adapted import BASE, HEAD_DOWN, lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.model import BASE, HEAD_DOWN, ActRow, EncoderPart, PolicyModel, draw, lora_config, whitening
+from bot.policy.encoder import EncoderPart, whitening
+from bot.policy.model import ActRow, PolicyModel, draw
 from bot.policy.types import TextRequest
 from tests.tiny_models import TEMPERATURE, load_tiny_causal, random_adapter, tiny_policy
 
