@@ -41,7 +41,8 @@ class Thresholds:
     min_rows_point: int = 50
     """Held-out rated rows from which the estimate itself is looked at."""
     max_kl_start: float = 1.5
-    """Mean nats (at the policy's temperature; .014 is taken for granted here) from the start on recent states, while there are fewer than `min_rows_bound` rows."""
+    """Mean nats from the start on recent states, while there are fewer than `min_rows_bound` rows. Nats are of the acting
+    temperature: this is for .014."""
     max_kl_champion: float = 0.75
     """Mean nats from the champion on recent states: one update is one step."""
     max_rescore_error: float = 1e-4

@@ -53,7 +53,7 @@ def test_a_sound_update_passes_with_a_report_that_is_json() -> None:
         ({"weights_finite": False}, "finite"),
         ({"rescore_error": 2e-4}, "re-scoring"),
         ({"rescore_error": math.nan}, "re-scoring"),
-        ({"kl_champion": 0.6}, "KL to the champion"),
+        ({"kl_champion": 0.8}, "KL to the champion"),
         ({"kl_champion": math.nan}, "KL to the champion"),
         ({"must_pass": frozenset({"refuses_pin"}), "candidate_tests": results("greets", "refuses_pin")}, "refuses_pin"),
         ({"candidate_tests": results("", "greets"), "champion_tests": results("greets")}, "new: greets"),
@@ -88,11 +88,11 @@ def test_all_reasons_are_listed() -> None:
 
 def test_with_few_rows_distance_to_the_start_decides() -> None:
     """KL 1.1 is refused at 100 rows and judged by results at 300; with nothing held out the cap alone stands."""
-    assert not judge(evidence(held_out=held_out(num_rows=100), kl_start=1.1)).passed
-    assert judge(evidence(held_out=held_out(num_rows=100), kl_start=0.9)).passed
-    assert judge(evidence(kl_start=1.1)).passed
-    assert not judge(evidence(held_out=None, kl_start=1.1)).passed
-    assert judge(evidence(held_out=None, kl_start=0.9)).passed
+    assert not judge(evidence(held_out=held_out(num_rows=100), kl_start=1.6)).passed
+    assert judge(evidence(held_out=held_out(num_rows=100), kl_start=1.4)).passed
+    assert judge(evidence(kl_start=1.6)).passed
+    assert not judge(evidence(held_out=None, kl_start=1.6)).passed
+    assert judge(evidence(held_out=None, kl_start=1.4)).passed
 
 
 def test_with_few_rows_a_plain_estimate_of_harm_refuses() -> None:
