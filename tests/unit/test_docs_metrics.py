@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from bot.metrics import Metrics
 from online_learning.algorithms import ALGORITHMS, LossInputs
-from online_learning.config import PPOConfig
+from online_learning.config import LikelihoodConfig, PPOConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/metrics.md").read_text()
@@ -40,7 +41,9 @@ def loss_metrics() -> set[str]:
         token_prox_B_T=token,
         token_champion_B_T=token,
     )
-    return set(ALGORITHMS["ppo"](batch, PPOConfig()).metrics)
+    tokens = {name: None for name in LossInputs.__dataclass_fields__ if name.startswith("token_")}
+    acts_only = ALGORITHMS["likelihood"](replace(batch, **tokens), LikelihoodConfig())
+    return {*ALGORITHMS["ppo"](batch, PPOConfig()).metrics, *acts_only.metrics}
 
 
 def keys_added_to(source: str, *variables: str) -> Iterator[str]:
