@@ -237,7 +237,10 @@ def _add_measuring(commands: Any) -> None:
     )
     bench.add_argument("--algorithm", choices=ALGORITHMS, default="likelihood", help="learn: what the learner follows")
     bench.add_argument("--noise", choices=NOISE, default="mild", help="learn: how well the thumbs tell the truth")
-    bench.add_argument("--rate", type=_share, default=1.0, metavar="R", help="learn: share of replies with a thumb")
+    bench.add_argument("--rate", type=_part, default=1.0, metavar="R", help="learn: share of replies with a thumb")
+    bench.add_argument(
+        "--asked", type=_part, default=0.0, metavar="R", help="learn: chance of a thumb where one is asked for"
+    )
     bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn: questions asked")
     bench.add_argument("--thumbs", type=_number("thumbs", 1, 10**9), metavar="N", help="learn: ends at so many")
     bench.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn: repeat K times")
@@ -296,6 +299,11 @@ def _share(text: str) -> float:
     if not 0.0 < share <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got {text!r}")
     return share
+
+
+def _part(text: str) -> float:
+    """0 or a share."""
+    return 0.0 if text in ("0", "0.0") else _share(text)
 
 
 def _file(text: str) -> Path:

@@ -24,6 +24,7 @@ from bot.identity import Identity, IdSource, holdout_key, home_secret, operator_
 from bot.knowledge.index import KnowledgeIndex
 from bot.knowledge.retrieval import Retriever
 from bot.policy.adapters import AdapterStore
+from bot.policy.asking import NUM_RECENT, Asker
 from bot.policy.download import find, find_or_fetch
 from bot.policy.engine import Engine
 from bot.service import AppParts, DrainingServer, create_app
@@ -67,6 +68,14 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
     )
 
 
+def build_asker(settings: Settings, store: Store) -> Asker:
+    """Remembers the newest stored replies."""
+    replies = store.newest_replies(NUM_RECENT)
+    decisions = store.decisions(reply.decision_id for reply in replies)
+    past = [(decisions[reply.decision_id], reply.ask_rating) for reply in replies]
+    return Asker(settings.learn.ask_share, past)
+
+
 @asynccontextmanager
 async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIterator[Serving]:
     """Open the home, load the models, follow the champion; everything is closed again at the end."""
@@ -90,6 +99,7 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
             knowledge=retriever,
             actions=Actions(settings.home),
             ids=ids,
+            asker=build_asker(settings, store),
             holdout_key=holdout_key(settings.home, settings.seed),
         )
         following = asyncio.create_task(engine.follow_champion())

@@ -287,6 +287,8 @@ class Message:
     """Article ids the reply rests on."""
     quick_replies: tuple[str, ...] = ()
     stop_reason: str = ""
+    ask_rating: bool = False
+    """Whether the person is asked to rate it (`bot.policy.asking`)."""
 
 
 @dataclass(frozen=True, slots=True)

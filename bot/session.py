@@ -36,6 +36,7 @@ from bot.feedback.signals import rephrase_signal
 from bot.feedback.store import Store
 from bot.language import known_language
 from bot.policy.acts import CANCELLED, FormStep, legal_acts
+from bot.policy.asking import Asker
 from bot.policy.grounding import ungrounded
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextRequest
 from bot.session_types import Actions, Ids, Knowledge, Situation, Spoken, Tracker
@@ -59,6 +60,7 @@ class Session:
         knowledge: Knowledge,
         actions: Actions,
         ids: Ids,
+        asker: Asker,
         holdout_key: bytes,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -69,6 +71,7 @@ class Session:
         self._knowledge = knowledge
         self._actions = actions
         self._ids = ids
+        self._asker = asker
         self._holdout_key = holdout_key
         self._clock = clock
         self._performers: dict[ActKind, Callable[[Act, Situation], Awaitable[Spoken]]] = {
@@ -118,8 +121,9 @@ class Session:
         temperature = self._settings.policy.temperature
         legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form)
         turn = sum(line.role == "user" for line in messages)
+        asked_before = tuple(line.ask_rating for line in messages if line.decision_id)
         took_ms = (time.perf_counter() - started) * 1000
-        return Situation(conversation, state, found.query, tracker, legal, texts, turn, took_ms)
+        return Situation(conversation, state, found.query, tracker, legal, texts, turn, asked_before, took_ms)
 
     async def _note_rephrase(self, messages: Sequence[Message]) -> None:
         """Asking the same again speaks against the answer in between."""
@@ -248,6 +252,7 @@ class Session:
             version=lease.version,
             sources=spoken.sources,
             quick_replies=spoken.quick_replies,
+            ask_rating=self._asker.asks(decision, situation.asked_before),
         )
         if not self._generates(situation.conversation, spoken):
             stored = await self._store_reply(message, decision, spoken)
@@ -280,7 +285,7 @@ class Session:
                         yield Delta(message.id, index, piece.text, lease.version)
                         index += 1
         except (asyncio.CancelledError, GeneratorExit):
-            cut = replace(message, text=written.strip() or "…", stop_reason="cancelled")
+            cut = replace(message, text=written.strip() or "…", stop_reason="cancelled", ask_rating=False)
             await asyncio.shield(self._store_reply(cut, decision, spoken))
             raise
         except ModelError as error:

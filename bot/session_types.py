@@ -111,6 +111,8 @@ class Situation:
     legal: tuple[LegalAct, ...]
     form_texts: tuple[str, ...]
     turn: int
+    asked_before: tuple[bool, ...]
+    """Of the bot's replies so far: whether a rating was asked for."""
     retrieval_ms: float
 
 

@@ -62,6 +62,9 @@ class LearnSettings:
     window: int = 8192
     """Replay window: newest rated decisions an update may draw from."""
     holdout_share: float = 0.15
+    ask_share: float = 0.2
+    """Of replies, at most, under which people are asked for a rating: where it would teach most; 0: never. 1 in 5 is as
+    much as anybody is asked."""
     keep_versions: int = 100
     """Newest versions whose weights stay on disk, for rollback and for re-scoring the rows they made. By default more than
     `window / update_every`, so that no row of the window loses its version."""
@@ -166,6 +169,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "learn.update_every": (1, 1e9),
     "learn.window": (1, 1e9),
     "learn.holdout_share": (0.0, 0.9),
+    "learn.ask_share": (0.0, 0.2),
     "learn.case_weight": (0.0, 10.0),
     "learn.keep_versions": (1, 1e9),
     "learn.poll_s": (0.001, 3600.0),

@@ -189,6 +189,8 @@ class MessageOut(_FromServer):
     stop_reason: str = ""
     can_vote: bool = False
     """Whether a thumb on it teaches anything: replies the policy chose."""
+    ask_rating: bool = False
+    """Whether a thumb on it would teach so much that the person is to be asked for one."""
 
     @classmethod
     def of(cls, message: Message, domain: Domain) -> MessageOut:
@@ -206,6 +208,7 @@ class MessageOut(_FromServer):
             quick_replies=list(message.quick_replies),
             stop_reason=message.stop_reason,
             can_vote=can_vote(message),
+            ask_rating=message.ask_rating,
         )
 
 

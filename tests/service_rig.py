@@ -50,6 +50,8 @@ class ScriptedReplier:
         self._clock = clock
         self.crash: Exception | None = None
         self.num_replies = 0
+        self.asks = False
+        """Whether replies ask for a rating."""
 
     async def reply(self, conversation: Conversation, message: Message) -> AsyncIterator[Delta | Message]:
         self.num_replies += 1
@@ -81,6 +83,7 @@ class ScriptedReplier:
                     version=lease.version,
                     sources=("card_arrival",),
                     stop_reason=stop_reason,
+                    ask_rating=self.asks,
                 )
 
             index = 0

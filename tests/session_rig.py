@@ -15,6 +15,7 @@ from bot.domain import Domain, load_domain
 from bot.feedback.store import Store
 from bot.identity import IdSource
 from bot.policy.acts import Candidate
+from bot.policy.asking import Asker
 from bot.policy.scripted import ScriptedPolicy
 from bot.session import Session
 from bot.settings import Settings, load_settings
@@ -66,6 +67,7 @@ class Rig:
             "knowledge": self.knowledge,
             "actions": Actions(self.home),
             "ids": self.ids,
+            "asker": Asker(self.settings.learn.ask_share),
             "holdout_key": HOLDOUT_KEY,
             "clock": self.clock,
         }

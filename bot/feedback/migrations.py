@@ -29,6 +29,13 @@ def rules_versions(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0003_asked_replies")
+def asked_replies(db: Database) -> None:
+    """Replies under which a rating was asked for."""
+    for statement in schema.ASKED_REPLIES:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

@@ -208,3 +208,8 @@ RULES_VERSIONS: tuple[str, ...] = (
     *_append_only("rules_versions"),
 )
 """Reward rules that were put in force in place of the domain's file."""
+
+ASKED_REPLIES: tuple[str, ...] = (
+    "ALTER TABLE messages ADD COLUMN ask_rating INTEGER NOT NULL DEFAULT 0 CHECK (ask_rating IN (0, 1))",
+)
+"""Under which replies the person was asked for a rating."""

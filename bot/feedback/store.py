@@ -139,6 +139,10 @@ class Store:
         """Raises NotFound."""
         return self._read(reads.message, message_id)
 
+    def newest_replies(self, limit: int) -> list[Message]:
+        """The newest `limit` replies that a policy chose, in any conversation, oldest first."""
+        return self._read(reads.newest_replies, limit)
+
     # --- decisions ----------------------------------------------------------------------------------------------------
     def decision(self, decision_id: str) -> Decision:
         """Raises NotFound."""

@@ -72,6 +72,12 @@ def messages(conn: Connection, conversation_id: str, after_seq: int) -> list[Mes
     return [rows.message_from(row) for row in conn.execute(sql, [conversation_id, after_seq])]
 
 
+def newest_replies(conn: Connection, limit: int) -> list[Message]:
+    """Oldest first."""
+    sql = "SELECT * FROM messages WHERE role = 'bot' AND decision_id IS NOT NULL ORDER BY row_id DESC LIMIT ?"
+    return [rows.message_from(row) for row in reversed(conn.execute(sql, [limit]).fetchall())]
+
+
 # --- decisions --------------------------------------------------------------------------------------------------------
 def _decisions_from(conn: Connection, found: Sequence[Row]) -> list[Decision]:
     select = "SELECT digest, texts FROM act_texts WHERE digest"

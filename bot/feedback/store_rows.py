@@ -84,7 +84,8 @@ def message_from(row: Row) -> Message:
     """The inverse of `message_row`."""
     values = {field.name: row[field.name] for field in fields(Message)}
     lists = {name: tuple(json.loads(row[name])) for name in ("sources", "quick_replies")}
-    return Message(**values | lists | {"decision_id": row["decision_id"] or ""})
+    plain = {"decision_id": row["decision_id"] or "", "ask_rating": bool(row["ask_rating"])}
+    return Message(**values | lists | plain)
 
 
 def signal_row(signal: Signal) -> dict[str, Any]:

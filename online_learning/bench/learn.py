@@ -37,6 +37,7 @@ from online_learning.bench.scenario import (
     Scenario,
     label,
     plain,
+    rated_alone,
     warm_started,
 )
 from online_learning.bench.stream import Outcome, Point, Stream, bench_settings
@@ -76,13 +77,14 @@ class Setting:
     rate: float
     num_turns: int
     num_thumbs: int
+    asked: float
     config: LearnerConfig
     served: str
     """The settings of policy and learning, as text."""
 
     def plan(self, seed: int) -> Plan:
         """The stream of one seed."""
-        return Plan(self.noise, self.rate, self.num_turns, self.num_thumbs, seed)
+        return Plan(self.noise, self.rate, self.num_turns, self.num_thumbs, seed, self.asked)
 
     def scenario(self, plan: Plan) -> Scenario:
         """Who asks what. Raises ConfigError when there are too few rows."""
@@ -92,13 +94,15 @@ class Setting:
     def name(self) -> str:
         """As people read it."""
         warm = f", {len(self.material.warm)} labels" if self.material.warm else ""
-        return f"{self.noise}, rate {self.rate:g}" + (f", {self.kind}" if self.kind != "plain" else "") + warm
+        asked = f", asked {self.asked:g}" if self.asked else ""
+        kind = f", {self.kind}" if self.kind != "plain" else ""
+        return f"{self.noise}, rate {self.rate:g}{asked}{kind}{warm}"
 
     @property
     def digest(self) -> str:
         """Names the cell: the same files, rules, recipe and stream give the same name."""
         files = self.material
-        plan = [self.kind, self.noise, self.rate, self.num_turns, self.num_thumbs]
+        plan = [self.kind, self.noise, self.rate, self.num_turns, self.num_thumbs, self.asked]
         articles = files.domain.articles.values()
         texts = [[article.id, *article.texts] for article in articles] + [repr(files.domain.triggers)]
         rows = [[[q.text, q.answer] for q in group] for group in (files.questions, files.judged, files.warm)]
@@ -125,11 +129,13 @@ def measure(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
+    if not args.rate and not (args.asked and settings.learn.ask_share):
+        raise ConfigError("bench learn: expected --rate above 0, or --asked R, got --rate 0 and nobody who is asked")
     material = _material(settings, args)
     num_turns, num_thumbs = _length(args, len(material.questions))
     config = replace(recipe(args.algorithm, settings.learn.layers), peft=settings.learn.peft)
     served = repr((settings.policy, settings.learn))
-    return Setting(args.setting, material, args.noise, args.rate, num_turns, num_thumbs, config, served)
+    return Setting(args.setting, material, args.noise, args.rate, num_turns, num_thumbs, args.asked, config, served)
 
 
 def _material(settings: Settings, args: argparse.Namespace) -> Material:
@@ -180,7 +186,9 @@ def _run(settings: Settings, setting: Setting, seed: int) -> dict[str, Any]:
         aside.home.mkdir()
         record["control"], _ = _played(aside, setting, scenario.control, plan)
     groups = {"groups": list(scenario.groups), "seed": seed}
-    return record | groups | _kept_peers(stream, setting, scenario, plan, settings.home.parent.parent)
+    # Who is asked depends on what the policy believes: then peers hear thumbs on the same questions.
+    heard = rated_alone(scenario, record["rated"]) if plan.asked else scenario
+    return record | groups | _kept_peers(stream, setting, heard, plan, settings.home.parent.parent)
 
 
 def _played(settings: Settings, setting: Setting, scenario: Scenario, plan: Plan) -> tuple[dict[str, Any], Stream]:
@@ -207,6 +215,7 @@ def _record(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
         "marks": {"before": _listed(last[0].marks), "after": _listed(last[-1].marks)},
         "turns": len(outcome.rights),
         "thumbs": outcome.num_thumbs,
+        "rated": sorted(outcome.rated),
         "satisfaction": float(np.mean(outcome.rights[-LAST_TURNS:])),
         "besides": dict(outcome.num_besides),
         "updates": len(outcome.updates),
@@ -229,8 +238,10 @@ def _listed(marks: Marks) -> dict[str, list[float]]:
 
 
 def _kept_peers(stream: Stream, setting: Setting, scenario: Scenario, plan: Plan, root: Path) -> dict[str, Any]:
-    """Peers know no recipe: what they reached on a stream is kept for all recipes."""
-    kept = root / f"peers-{replace(setting, config=LearnerConfig()).digest}-{plan.seed}.json"
+    """Peers know no recipe: what they reached on a stream is kept for all recipes, unless the recipe decides what is
+    rated."""
+    owner = setting if plan.asked else replace(setting, config=LearnerConfig())
+    kept = root / f"peers-{owner.digest}-{plan.seed}.json"
     if not kept.is_file():
         kept.write_text(json.dumps(_peers(stream, scenario, plan)))
     found: dict[str, Any] = json.loads(kept.read_text())

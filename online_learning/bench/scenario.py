@@ -6,8 +6,9 @@ real policy and learner, `peers` to the others. Right acts are known here and by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -42,6 +43,8 @@ class Plan:
     num_thumbs: int
     """The stream ends at this many thumbs, or at `num_turns`, whichever comes first."""
     seed: int
+    asked: float = 0.0
+    """Probability of a thumb by somebody who is asked for one (`bot.policy.asking`); 0: nobody is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,20 @@ def warm_started(scenario: Scenario, labelled: Sequence[Question]) -> Scenario:
     told = Phase(first.domain, known, lambda: in_blocks(iter(asked)), told=True)
     control = scenario.control and warm_started(scenario.control, labelled)
     return replace(scenario, phases=(told, *scenario.phases), control=control)
+
+
+def rated_alone(scenario: Scenario, numbers: Collection[int]) -> Scenario:
+    """The scenario in which these turns, by their number, get a thumb and no others; what operators say stays."""
+
+    def talk_of(phase: Phase) -> Talk:
+        talk = phase.talk()
+        block = next(talk, None)
+        while block:
+            rights = yield [replace(turn, rates=turn.number in numbers) for turn in block]
+            block = answered(talk, rights)
+
+    phases = [phase if phase.told else replace(phase, talk=partial(talk_of, phase)) for phase in scenario.phases]
+    return replace(scenario, phases=tuple(phases))
 
 
 def answered(talk: Talk, rights: Sequence[bool]) -> list[Turn] | None:

@@ -7,7 +7,7 @@ Right acts decide thumbs here and are seen by nothing else.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from bot.conversation import Turn as Said
 from bot.domain import Domain
 from bot.feedback.store import Store
 from bot.identity import holdout_key
+from bot.policy.asking import Asker
 from bot.policy.model import ActRow, draw
 from bot.settings import Settings
 from online_learning.bench.scenario import Marks, Plan, Scenario, answered, is_right, label, marks_of
@@ -53,7 +54,8 @@ class Outcome:
     """At the beginning and the end of each phase, and at the checkpoints between."""
     rights: tuple[bool, ...]
     """Whether each served reply was right; an operator's turns are left out."""
-    num_thumbs: int
+    rated: frozenset[int]
+    """Numbers of the turns that got a thumb."""
     num_besides: Mapping[str, int]
     """Signals besides thumbs, by kind; `asked_after_wrong`: turns that followed a wrong reply in a conversation."""
     updates: tuple[str, ...]
@@ -61,6 +63,11 @@ class Outcome:
     learner_s: float
     """Of the stream; what an operator tells before it is left out."""
     total_s: float
+
+    @property
+    def num_thumbs(self) -> int:
+        """Besides an operator's."""
+        return len(self.rated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +94,14 @@ class Stream:
         self._policy = OfflinePolicy(self._model, scenario.domain, settings)
         self._rows = self._prepared()
         self._key = holdout_key(settings.home, settings.seed)
+        self._asker = Asker(settings.learn.ask_share if plan.asked else 0.0)
+        self._asked_before: defaultdict[str, list[bool]] = defaultdict(list)
         self._num_said: Counter[str] = Counter()
         self._last: dict[str, tuple[Decision, bool]] = {}
         self._besides: Counter[str] = Counter()
         self._points: list[Point] = []
         self._rights: list[bool] = []
-        self._num_thumbs = 0
+        self._rated: set[int] = set()
         self._learner_s = 0.0
 
     def _prepared(self) -> list[dict[str, ActRow]]:
@@ -131,7 +140,7 @@ class Stream:
         return Outcome(
             points=tuple(self._points),
             rights=tuple(self._rights),
-            num_thumbs=self._num_thumbs,
+            rated=frozenset(self._rated),
             num_besides=dict(self._besides),
             updates=tuple(update.outcome for update in self._store.updates(1_000_000)),
             learner_s=self._learner_s,
@@ -152,18 +161,18 @@ class Stream:
             block = answered(talk, rights)
             if block and any(before < mark <= self._count for mark in checkpoints) and not self._is_over:
                 self._judge(number)
-            progress(len(self._rights), self._num_thumbs)
+            progress(len(self._rights), len(self._rated))
         self._judge(number)
 
     @property
     def _is_over(self) -> bool:
-        return self._num_thumbs >= self._plan.num_thumbs
+        return len(self._rated) >= self._plan.num_thumbs
 
     @property
     def _count(self) -> int:
         """What checkpoints are counted in."""
         by_turns = self._plan.rate < 1 and self._plan.num_thumbs >= self._plan.num_turns
-        return len(self._rights) if by_turns else self._num_thumbs
+        return len(self._rights) if by_turns else len(self._rated)
 
     def _learn(self) -> float:
         """Seconds it took."""
@@ -177,7 +186,7 @@ class Stream:
         judged = self._scenario.judged_in(self._scenario.phases[number])
         rows = [self._rows[number][self._scenario.judged[i].text] for i in judged]
         marks = marks_of(self._scenario, judged, self._policy.outlooks(rows, CURRENT))
-        self._points.append(Point(number, len(self._rights), self._num_thumbs, marks))
+        self._points.append(Point(number, len(self._rights), len(self._rated), marks))
 
     # --- replies ------------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -199,16 +208,21 @@ class Stream:
         before, was_right = self._last.get(chat, (None, True))
         reply = self._reply(chat, f"p{turn.user}", f"d{turn.number}", asked)
         right = is_right(reply.act, turn.question)
-        if turn.rates and not self._is_over:
+        if not self._is_over and (turn.rates or self._answers_when_asked(turn)):
             p_up = self._scenario.p_up(turn.question, reply.act, NOISES[plan.noise])
             self._vote(reply, 1 if turn.uniform < p_up else -1, reply.person_id)
-            self._num_thumbs += 1
+            self._rated.add(turn.number)
         for signal in self._scenario.besides(turn, reply, right, before):
             self._store.add_signal(signal)
             self._besides[signal.kind.value] += 1
         self._besides["asked_after_wrong"] += not was_right
         self._last[chat] = reply, right
         return right
+
+    def _answers_when_asked(self, turn: Turn) -> bool:
+        """Whether the reply just given asked for a thumb and gets one."""
+        was_asked = self._asked_before[f"c{turn.user}"][-1]
+        return was_asked and bool(seeded(self._plan.seed, f"asked {turn.number}").random() < self._plan.asked)
 
     def _tell(self, asked: _Asked) -> bool:
         """An operator's turn: the drawn reply is confirmed or refused, and a refused one replaced by the right act.
@@ -259,7 +273,11 @@ class Stream:
             holdout=is_holdout(conversation, self._key, self._settings.learn.holdout_share),
             timings_ms={},
         )
-        reply = Message(f"m-{name}", conversation, 0, "bot", "", now, decision_id=decision.id, act=decision.act)
+        asks = person != OPERATOR and self._asker.asks(decision, self._asked_before[conversation])
+        self._asked_before[conversation].append(asks)
+        reply = Message(
+            f"m-{name}", conversation, 0, "bot", "", now, decision_id=decision.id, act=decision.act, ask_rating=asks
+        )
         self._store.add_reply(reply, decision)
         return decision
 

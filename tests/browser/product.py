@@ -99,6 +99,10 @@ class Product:
         """Another version serves from now on."""
         self._call(setattr, self.rig.policy, "champion", version)
 
+    def ask_for_ratings(self, asks: bool = True) -> None:
+        """Whether replies ask for a rating from now on."""
+        self._call(setattr, self.rig.replier, "asks", asks)
+
     def cut_wire(self) -> None:
         self._await(self._wire.cut())
 
@@ -114,6 +118,7 @@ class Product:
         self.mend_wire()
         self.script(*DEFAULT_TOKENS)
         self.publish("v000001")
+        self.ask_for_ratings(False)
         self._call(setattr, self.rig.policy, "_steps", None)
         self.pass_time(3600)
 

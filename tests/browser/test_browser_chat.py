@@ -40,6 +40,14 @@ def ask(page: Page, text: str = "Where is my card?") -> Locator:
     return replies(page).nth(before)
 
 
+def offset(part: Locator, whole: Locator) -> tuple[float, float]:
+    """Where a part is within something that may scroll (px)."""
+    inner, outer = part.bounding_box(), whole.bounding_box()
+    assert inner is not None
+    assert outer is not None
+    return inner["x"] - outer["x"], inner["y"] - outer["y"]
+
+
 def stored_votes(product: Product) -> list[tuple[float, str, str]]:
     """(value, label, comment) of the newest conversation's thumbs, oldest first."""
     from bot.feedback.store import ConversationFilter
@@ -126,6 +134,28 @@ def test_a_vote_with_reasons_and_comment_is_one_vote_and_survives_a_reload(visit
     page.reload()
     expect(up).to_have_attribute("aria-pressed", "false")
     assert stored_votes(product)[-3:] == [(1.0, "", ""), (1.0, "correct|fast", "just what I needed"), (0.0, "", "")]
+
+
+def test_a_reply_that_asks_shows_its_question_until_it_is_rated(visit: Visit, product: Product) -> None:
+    """Beside the thumbs, which stay where they are when it goes; back after a reload only while there is no vote. Other
+    replies show none (the control)."""
+    page, question = visit.chat(), "Did this answer your question?"
+    plain = ask(page)
+    product.ask_for_ratings()
+    asked = ask(page)
+    expect(asked.get_by_text(question)).to_be_visible()
+    expect(asked.get_by_role("group", name=question)).to_be_visible()
+    expect(plain.get_by_text(question)).to_be_hidden()
+    page.reload()
+    asked, up = replies(page).nth(1), replies(page).nth(1).get_by_role("button", name="Good reply")
+    expect(asked.get_by_text(question)).to_be_visible()
+    before = offset(up, asked)
+    up.click()
+    expect(asked.get_by_text(question)).to_be_hidden()
+    assert offset(up, asked) == before
+    page.reload()
+    expect(up).to_have_attribute("aria-pressed", "true")
+    expect(asked.get_by_text(question)).to_be_hidden()
 
 
 def test_a_thumb_can_change_its_mind(visit: Visit) -> None:

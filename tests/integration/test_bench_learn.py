@@ -24,7 +24,7 @@ from online_learning.bench.scenario import Material, Phase, Plan, Scenario, in_b
 from online_learning.bench.stream import Stream, bench_settings
 from online_learning.bench.views import Embeddings, View
 from online_learning.evaluate import Question
-from online_learning.simulate.users import turns
+from online_learning.simulate.users import TURNS_PER_USER, turns
 from online_learning.statistics import seeded
 from tests.learner_rig import ARTICLES, QUICK, Home, open_home, tiny_models
 
@@ -71,6 +71,22 @@ def test_the_stream_serves_what_the_engine_would(home: Home) -> None:
         await engine.close()
 
     asyncio.run(served())
+
+
+def test_people_who_are_asked_rate_the_replies_that_ask(home: Home) -> None:
+    """Nobody else does; at most one a person, whose five turns are one conversation."""
+    stream = streamed(home, Plan("clean", 0.0, 70, 70, 0, asked=1.0))
+    rated = stream.run((), lambda *_: None).rated
+    asked = {n for n in range(70) if home.store.message(f"m-d{n}").ask_rating}
+    assert rated == asked
+    assert 0 < len(rated) <= 14
+    assert len({number // TURNS_PER_USER for number in rated}) == len(rated)
+
+
+def test_without_asking_nobody_is_asked(home: Home) -> None:
+    """And at rate 0 nobody rates (the control)."""
+    assert streamed(home, Plan("clean", 0.0, 32, 32, 0)).run((), lambda *_: None).rated == frozenset()
+    assert not any(home.store.message(f"m-d{n}").ask_rating for n in range(32))
 
 
 def test_checkpoints_count_turns_where_the_plan_ends_by_turns(home: Home) -> None:
@@ -186,6 +202,17 @@ def test_every_setting_reports_its_own_figures_beside_the_common_ones(
     assert report["turns"] == 40
     assert 0 < report["thumbs"] < 40
     assert all(0 <= report[name] <= 1 for name in expected if isinstance(report[name], float))
+
+
+def test_asking_is_named_in_the_setting_and_somebody_must_rate(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """At rate 0 only those rate who are asked: with no asking, or a share of none, that is nobody."""
+    assert bench(home, "--turns=64", "--rate=0", "--asked=1", "--noise=clean") == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["setting"] == "clean, rate 0, asked 1"
+    assert 0 < report["thumbs"] <= 13
+    for extra in (["--rate=0"], ["--rate=0", "--asked=1", "--set=learn.ask_share=0"]):
+        assert bench(home, "--turns=64", *extra) == 2
+        assert "expected --rate above 0" in capsys.readouterr().err
 
 
 def test_the_accuracy_after_labels_is_reported_beside_the_start(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

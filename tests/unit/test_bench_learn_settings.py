@@ -27,6 +27,7 @@ from online_learning.bench.scenario import (
     answered,
     is_right,
     plain,
+    rated_alone,
     right_and_served,
     warm_started,
 )
@@ -120,6 +121,20 @@ def test_checkpoints_are_means_over_the_seeds_with_an_interval() -> None:
     only = {"turns": 32, "thumbs": 12, "accuracy": 0.75, "accuracy_served": 0.75}
     assert cells.checkpoints(curves) == [only | {"ci": [0.1147, 1.3853]}]
     assert "ci" not in cells.checkpoints(curves[:1])[0]
+
+
+def test_peers_hear_thumbs_on_the_same_turns_and_all_that_operators_say(domain: Domain) -> None:
+    """Two turns of a hundred, which nobody else would have rated; people go on by the answers they got."""
+    warm = warm_started(plain(material(domain), plan(rate=1.0)), QUESTIONS[:3])
+    told, stream = rated_alone(warm, {7, 60}).phases
+    assert told is warm.phases[0]
+    heard = spoken(stream)
+    assert [turn.number for turn in heard if turn.rates] == [7, 60]
+    assert [replace(turn, rates=True) for turn in heard] == spoken(warm.phases[1])
+    repeated = second.scenario(material(domain), plan()).phases[0]
+    again = rated_alone(second.scenario(material(domain), plan()), set()).phases[0]
+    is_right = lambda turn: turn.number % 3 > 0  # noqa: E731
+    assert [t.question for t in spoken(again, is_right)] == [t.question for t in spoken(repeated, is_right)]
 
 
 # --- drift ------------------------------------------------------------------------------------------------------------

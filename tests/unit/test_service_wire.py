@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +112,15 @@ def test_a_frame_out_leaves_out_what_does_not_apply() -> None:
         reply="approved", learn=True, can_write=False, status="bot", messages=[], votes={},
     )  # fmt: skip
     assert json.loads(wire.encode(hello))["partial"] is None
+
+
+def test_every_field_of_a_message_is_in_the_protocols_page() -> None:
+    """And nothing else is."""
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    found = re.search(r"A `message` object: `([^`]+)`", page)
+    assert found is not None
+    named = re.sub(r"\([^)]*\)|\[[^\]]*\]", "", found[1])
+    assert set(re.findall(r"\w+", named)) == set(wire.MessageOut.model_fields)
 
 
 def test_a_message_shows_titles_of_its_sources() -> None:

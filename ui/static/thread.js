@@ -213,7 +213,8 @@ export class Thread {
     node.removeAttribute("aria-busy");
     node.dataset.messageId = message.id;
     node.querySelector(".rj-text").replaceChildren(renderMarkdown(message.text));
-    const votes = canVote(message) ? new VoteBar(this.say, this.chips, (vote) => this.actions.vote(message.id, vote)) : null;
+    const onVote = (vote) => this.actions.vote(message.id, vote);
+    const votes = canVote(message) ? new VoteBar(this.say, this.chips, onVote, Boolean(message.ask_rating)) : null;
     node.querySelector(".rj-meta").replaceChildren(...this.#metaParts(message, votes));
     if (votes) node.append(votes.form);
     return { votes };
@@ -225,7 +226,8 @@ export class Thread {
     const sources = (message.sources || []).map((source) => this.#sourceChip(source));
     const made = message.version ? [this.#versionPill(message.version)] : [];
     const isReply = votes || message.role === "operator";
-    const actions = isReply ? [el("span", { class: "rj-actions" }, votes && votes.buttons, this.#copyButton(message.text))] : [];
+    const place = votes && votes.asks ? "rj-actions rj-own-row" : "rj-actions";
+    const actions = isReply ? [el("span", { class: place }, votes && votes.buttons, this.#copyButton(message.text))] : [];
     return [...said, ...made, ...sources, ...stopped, ...actions];
   }
 

@@ -11,16 +11,20 @@ const MAX_COMMENT_CHARS = 1000;
 export class VoteBar {
   #vote = NO_VOTE;
 
-  /** `chips`: {up: [..], down: [..]}; `onVote({thumb, reasons, comment})` sends it. */
-  constructor(say, chips, onVote) {
+  /** `chips`: {up: [..], down: [..]}; `onVote({thumb, reasons, comment})` sends it; `asks`: ask for a vote until there is one. */
+  constructor(say, chips, onVote, asks = false) {
     this.say = say;
     this.chips = chips;
     this.onVote = onVote;
+    this.asks = asks;
     this.up = this.#thumbButton(1, "up", "vote.up");
     this.down = this.#thumbButton(-1, "down", "vote.down");
     this.edit = el("button", { type: "button", class: "rj-link rj-vote-edit", hidden: true, on: { click: () => this.#openForm() } });
-    this.buttons = el("div", { class: "rj-votes", role: "group", aria: { label: say("vote.group") } }, this.edit, this.up, this.down);
+    this.question = el("span", { class: "rj-vote-question", hidden: true }, say("vote.ask"));
+    const label = say(asks ? "vote.ask" : "vote.group");
+    this.buttons = el("div", { class: "rj-votes", role: "group", aria: { label } }, this.edit, this.question, this.up, this.down);
     this.form = el("div", { class: "rj-vote-slot" });
+    this.#showQuestion();
   }
 
   /** Shows a vote that is in force (from the server, or from another tab). */
@@ -31,7 +35,14 @@ export class VoteBar {
     this.down.setAttribute("aria-pressed", String(thumb === -1));
     this.edit.hidden = thumb === 0 || this.#formIsOpen;
     this.edit.textContent = this.say(reasons.length || comment ? "vote.edit" : "vote.add");
+    this.#showQuestion();
     if (thumb === 0) this.#closeForm();
+  }
+
+  #showQuestion() {
+    const isOpen = this.asks && this.#vote.thumb === 0;
+    this.question.hidden = !isOpen;
+    this.buttons.classList.toggle("rj-asks", isOpen);
   }
 
   get #formIsOpen() {
