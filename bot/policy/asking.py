@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from bot.conversation import Act, ActKind, Decision, digest
 
-BELIEF_TEMPERATURE = 0.07
+BELIEF_TEMPERATURE = 0.1
 """At which the policy's probabilities mean what they say: the learner's `LikelihoodConfig.belief_temperature`."""
 EVERY = 5
 """In any so many successive replies of a conversation at most one is asked about."""

@@ -32,9 +32,9 @@ def asked(asker: Asker, decisions: Sequence[Decision]) -> list[bool]:
 @pytest.mark.parametrize(
     ("temperature", "expected"),
     [
-        (0.07, 0.5),  # as it acts: 0.5, 0.3, 0.2
-        (0.14, 0.25 / 0.38),  # squared: 0.25, 0.09, 0.04
-        (0.035, 0.4154),  # square roots: 0.7071, 0.5477, 0.4472, together 1.7020
+        (0.1, 0.5),  # as it acts: 0.5, 0.3, 0.2
+        (0.2, 0.25 / 0.38),  # squared: 0.25, 0.09, 0.04
+        (0.05, 0.4154),  # square roots: 0.7071, 0.5477, 0.4472, together 1.7020
     ],
 )
 def test_belief_is_the_policys_probability_at_the_temperature_of_beliefs(temperature: float, expected: float) -> None:
@@ -44,7 +44,7 @@ def test_belief_is_the_policys_probability_at_the_temperature_of_beliefs(tempera
 
 def test_belief_is_that_of_the_chosen_act_and_bears_any_scale() -> None:
     """0.2 of 0.5, 0.3, 0.2; and a choice of next to no probability at a high temperature."""
-    assert belief(make_decision(temperature=0.07, chosen=2)) == pytest.approx(0.2)
+    assert belief(make_decision(temperature=0.1, chosen=2)) == pytest.approx(0.2)
     unlikely = make_decision(temperature=10.0, logprobs=(-0.0, -900.0, -900.0), chosen=1)
     assert belief(unlikely) == 0.0
 
