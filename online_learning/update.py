@@ -247,12 +247,12 @@ class Learner:
         loss = self.config.loss
         if not isinstance(loss, LikelihoodConfig) or not 0 < loss.estimate_from_rows <= len(rows):
             return loss
-        rows = rows.take((~rows.certain_N).nonzero().squeeze(1).tolist())
+        rows = rows.take((~rows.certain_N & (rows.returns_N != 0)).nonzero().squeeze(1).tolist())
         if len(rows) < loss.estimate_from_rows:
             return loss
         beliefs_N_A = rows.mu_logprobs_N_A * (rows.prepared.temperature_B_1 / loss.belief_temperature)
         p_right, p_wrong = calibrated_noise(beliefs_N_A, rows.prepared.mask_B_A, rows.chosen_N, rows.returns_N > 0)
-        return replace(loss, p_right=p_right, p_wrong=min(p_wrong, p_right - 0.01))
+        return replace(loss, p_right=p_right, p_wrong=p_wrong)
 
     def _act_inputs(self, rows: RatedRows) -> LossInputs:
         scored = self.model.score(rows.prepared, [CURRENT] * len(rows), leave_out_own=True)

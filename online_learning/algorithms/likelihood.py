@@ -97,7 +97,10 @@ def calibrated_noise(
         p_right, p_wrong = estimate_noise(right_B, up_B, tolerance=1e-4, max_rounds=200)
         p_up_B = (p_wrong + (p_right - p_wrong) * right_B.double()).clamp(1e-6, 1 - 1e-6)
         found.append((float(torch.where(up_B > 0, p_up_B, 1 - p_up_B).log().sum()), p_right, p_wrong))
-    return max(found)[1:]
+    _, p_right, p_wrong = max(found)
+    # Thumbs that only say no, or the contrary of the truth, must not stop the learner: they come to say next to nothing.
+    p_right = min(max(p_right, 2 * SLIP), 1 - 1e-4)
+    return p_right, min(max(p_wrong, 1e-4), p_right - SLIP)
 
 
 def estimate_noise(

@@ -178,3 +178,12 @@ def test_padding_has_no_belief() -> None:
     """Whatever stands there, -inf included."""
     beliefs = tempered(log_of([0.2, 0.8, 0.5]), torch.tensor([[True, True, False]]), of(1.0))
     assert beliefs.tolist() == [pytest.approx([0.2, 0.8, 0.0])]
+
+
+@pytest.mark.parametrize("up", [0.0, 1.0])
+def test_raters_who_always_say_the_same_leave_a_noise_that_can_be_learned_with(up: float) -> None:
+    """Nothing but downs, or ups: two rates inside 0..1, in order (a config with others is refused)."""
+    logits = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask, chosen = torch.ones(3000, 4, dtype=torch.bool), logits.argmax(1)
+    p_right, p_wrong = calibrated_noise(logits.log_softmax(-1), mask, chosen, torch.full((3000,), up))
+    replace(CONFIG, p_right=p_right, p_wrong=p_wrong)
