@@ -41,11 +41,15 @@ def ask(page: Page, text: str = "Where is my card?") -> Locator:
 
 
 def offset(part: Locator, whole: Locator) -> tuple[float, float]:
-    """Where a part is within something that may scroll (px)."""
-    inner, outer = part.bounding_box(), whole.bounding_box()
-    assert inner is not None
-    assert outer is not None
-    return inner["x"] - outer["x"], inner["y"] - outer["y"]
+    """Where a part is within something that may scroll or still be sliding in (px): both are read in one frame."""
+    x, y = whole.evaluate(
+        """(outer, inner) => {
+            const [a, b] = [outer.getBoundingClientRect(), inner.getBoundingClientRect()];
+            return [b.x - a.x, b.y - a.y].map((distance) => Math.round(100 * distance) / 100);
+        }""",
+        part.element_handle(),
+    )
+    return x, y
 
 
 def stored_votes(product: Product) -> list[tuple[float, str, str]]:
