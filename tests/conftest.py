@@ -69,6 +69,16 @@ def chromium() -> str:
     return found
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that drives a browser or real processes may run into the machine's load: it is tried once more.
+
+    The summary names every second try ("RERUN"), so one that needs it often is seen. All other tests have one try.
+    """
+    for item in items:
+        if item.path.parent.name in {"browser", "integration"}:
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run, and say why."""
     if item.get_closest_marker("gpu") and not _has_cuda():
