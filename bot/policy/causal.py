@@ -12,7 +12,6 @@ Shapes: B rows, A legal acts, S act tokens, T reply tokens, V vocabulary.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +21,12 @@ import torch
 from torch import Tensor
 
 from bot.conversation import Generated, LegalAct
-from bot.errors import ModelError
 from bot.policy.adapted import BASE, AdaptedModel, fingerprint, hush_loading, pick_device
-from bot.policy.grounding import GroundingMask, amounts
+from bot.policy.grounding import amounts
 from bot.policy.model import ActRow
 from bot.policy.types import TextDelta, TextRequest
+from bot.policy.vocabulary import Vocabulary
 
-MAX_PROMPT_TOKENS = 1024
 KeysValues = tuple[tuple[Tensor, Tensor], ...]
 """Of each layer, [1, heads, tokens, width]."""
 
@@ -37,51 +35,24 @@ class CausalPart:
     """A causal LM with named LoRA adapters; one thread at a time."""
 
     def __init__(self, folder: Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         hush_loading()
         self.device = device or pick_device()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise ModelError(f"{folder}: expected a tokenizer with a chat template, got none")
+        self.vocabulary = Vocabulary(folder)
+        self.tokenizer = self.vocabulary.tokenizer
+        self.header_ids, self.stop_ids = self.vocabulary.header_ids, self.vocabulary.stop_ids
         base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self.model = AdaptedModel(base.to(self.device))
         self.width: int = base.config.hidden_size
         self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
-        self.stop_ids = frozenset(_stop_ids(self.tokenizer, base.generation_config))
-        size = int(base.config.vocab_size)
-        self._mask = GroundingMask(
-            _token_texts(self.tokenizer, size), self.tokenizer.all_special_ids, sorted(self.stop_ids)
-        )
-        self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
-        self.header_ids = self._header_ids()
         self._read: dict[tuple[int, ...], KeysValues] = {}
         self._masks: dict[Generated, Tensor] = {}
         self._capacity_tokens = 0
 
-    def _header_ids(self) -> tuple[int, ...]:
-        """The tokens that open the assistant's turn."""
-        user = [{"role": "user", "content": "a"}]
-        asked = self.tokenizer.apply_chat_template(user, tokenize=False)
-        opened = self.tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
-        return tuple(self.tokenizer(opened[len(asked) :], add_special_tokens=False)["input_ids"])
-
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """Tokens of a rendered prompt (`bot.render`). Oldest tokens after the system text are dropped when too long."""
-        messages = [{"role": role, "content": self._literal(text)} for role, text in json.loads(prompt)]
-        while True:
-            rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-            if len(ids) <= MAX_PROMPT_TOKENS or len(messages) <= 2:
-                return tuple(ids[-MAX_PROMPT_TOKENS:])
-            del messages[1]
-
-    def _literal(self, text: str) -> str:
-        """Text in which the chat markers are only text: a user must not be able to speak as the system."""
-        text = text.replace("<|", "< |").replace("|>", "| >")
-        for marker in self._markers:
-            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
-        return text
+        """Tokens of a rendered prompt (`bot.render`)."""
+        return self.vocabulary.prompt_ids(prompt)
 
     # --- acts -----------------------------------------------------------------------------------------------------
     def act_logits(self, rows: Sequence[ActRow], adapters: Sequence[str], width: int, alpha: float) -> Tensor:
@@ -215,10 +186,9 @@ class CausalPart:
             if token in self.stop_ids:
                 stop_reason = "stop"
                 break
-            whole = self._decode(tokens)
-            if not whole.endswith("\ufffd"):
-                yield TextDelta(whole[len(text) :])
-                text = whole
+            whole = self.vocabulary.text_of(tokens, text)
+            yield TextDelta(whole[len(text) :])
+            text = whole
             if len(tokens) == request.max_tokens:
                 break
             token_1_1 = torch.tensor([[token]], device=self.device)
@@ -274,17 +244,13 @@ class CausalPart:
         known = amounts(" ".join(row.sources))
         text, masks = "", []
         for step in range(len(row.token_ids)):
-            masks.append(torch.from_numpy(self._mask.allowed(text, known)))
-            whole = self._decode(row.token_ids[: step + 1])
-            text = text if whole.endswith("\ufffd") else whole
+            masks.append(torch.from_numpy(self.vocabulary.allowed(text, known)))
+            text = self.vocabulary.text_of(row.token_ids[: step + 1], text)
         return torch.stack(masks).to(self.device)
 
     def _next(self, logits_V: Tensor, text: str, known: frozenset[str], temperature: float) -> Tensor:
-        allowed_V = torch.from_numpy(self._mask.allowed(text, known)).to(self.device)
+        allowed_V = torch.from_numpy(self.vocabulary.allowed(text, known)).to(self.device)
         return (logits_V.float() / temperature).masked_fill(~allowed_V, -torch.inf).log_softmax(-1)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
@@ -300,19 +266,3 @@ def _stacked(layer: Sequence[tuple[Tensor, Tensor]], longest: int) -> tuple[Tens
         for tensors in zip(*layer, strict=True)
     )
     return keys, values
-
-
-def _token_texts(tokenizer: Any, size: int) -> list[str]:
-    """What each token adds to a text. Decoded behind a letter: some tokenizers drop a first token's space."""
-    before = tokenizer("a", add_special_tokens=False)["input_ids"]
-    skipped = len(tokenizer.decode(before))
-    return [text[skipped:] for text in tokenizer.batch_decode([[*before, i] for i in range(size)])]
-
-
-def _stop_ids(tokenizer: Any, generation: Any) -> set[int]:
-    configured = getattr(generation, "eos_token_id", None)
-    ids = set(configured if isinstance(configured, list) else [configured])
-    ids.add(tokenizer.eos_token_id)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    known = end is not None and end != tokenizer.unk_token_id
-    return {int(i) for i in ids | ({end} if known else set()) if i is not None}

@@ -126,9 +126,9 @@ def test_what_prompts_share_is_read_once(writer: CausalPart) -> None:
 def test_a_mask_is_made_once_for_all_texts_that_end_alike(writer: CausalPart) -> None:
     """After an unfinished amount another one is (the control)."""
     known = frozenset({"18:30"})
-    first = writer._mask.allowed("Top up", known)
-    assert writer._mask.allowed("Your card arrives", known) is first
-    assert writer._mask.allowed("Top up before 18", known) is not first
+    first = writer.vocabulary.allowed("Top up", known)
+    assert writer.vocabulary.allowed("Your card arrives", known) is first
+    assert writer.vocabulary.allowed("Top up before 18", known) is not first
 
 
 @torch.no_grad()

@@ -26,7 +26,18 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fastapi": ("bot.service", "bot.routes", "bot.routes.*", "bot.compose", "ui", "ui.*"),
     "prometheus_client": ("bot.metrics", "bot.service", "bot.routes.*", "online_learning.*"),
 }
-TORCH_FREE = ("types", "acts", "asking", "scripted", "adapters", "scheduler", "grounding", "download", "transfer")
+TORCH_FREE = (
+    "types",
+    "acts",
+    "asking",
+    "scripted",
+    "adapters",
+    "scheduler",
+    "grounding",
+    "vocabulary",
+    "download",
+    "transfer",
+)
 """Parts of bot.policy that must load without torch (inside a function it may still be imported)."""
 FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
     ("bot.errors", ("bot.*", "online_learning*", "ui*")),

@@ -1,0 +1,92 @@
+"""A causal LM's words without the LM: rendered prompts to tokens, tokens to text, and which token may come next.
+
+Whoever lets a causal model write goes through here, in our process or in a server's: the same prompt is the same tokens,
+and the same text so far allows the same next tokens, so log-probabilities mean the same everywhere. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bot.errors import ModelError
+from bot.policy.grounding import GroundingMask, Mask
+
+MAX_PROMPT_TOKENS = 1024
+
+
+class Vocabulary:
+    """The tokenizer of a model folder (or of a Hugging Face name) and what follows from it."""
+
+    def __init__(self, folder: Path | str) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ModelError(f"{folder}: expected a tokenizer with a chat template, got none")
+        config = AutoConfig.from_pretrained(folder)
+        self.stop_ids = _stop_ids(self.tokenizer, _configured_ends(folder, config))
+        texts = _token_texts(self.tokenizer, int(config.vocab_size))
+        self._mask = GroundingMask(texts, self.tokenizer.all_special_ids, sorted(self.stop_ids))
+        self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self.header_ids = self._header_ids()
+        """The tokens that open the assistant's turn."""
+
+    def _header_ids(self) -> tuple[int, ...]:
+        user = [{"role": "user", "content": "a"}]
+        asked = self.tokenizer.apply_chat_template(user, tokenize=False)
+        opened = self.tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
+        return tuple(self.tokenizer(opened[len(asked) :], add_special_tokens=False)["input_ids"])
+
+    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
+        """Tokens of a rendered prompt (`bot.render`). Oldest tokens after the system text are dropped when too long."""
+        messages = [{"role": role, "content": self._literal(text)} for role, text in json.loads(prompt)]
+        while True:
+            rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+            if len(ids) <= MAX_PROMPT_TOKENS or len(messages) <= 2:
+                return tuple(ids[-MAX_PROMPT_TOKENS:])
+            del messages[1]
+
+    def _literal(self, text: str) -> str:
+        """Text in which the chat markers are only text: a user must not be able to speak as the system."""
+        text = text.replace("<|", "< |").replace("|>", "| >")
+        for marker in self._markers:
+            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        return text
+
+    def allowed(self, text_so_far: str, known_amounts: frozenset[str]) -> Mask:
+        """Which tokens may follow (`GroundingMask.allowed`), one boolean per token of the vocabulary."""
+        return self._mask.allowed(text_so_far, known_amounts)
+
+    def text_of(self, token_ids: Sequence[int], before: str) -> str:
+        """What written tokens say; `before` (the text without the last one) while a character is still incomplete."""
+        whole = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return before if whole.endswith("\ufffd") else whole
+
+
+def _token_texts(tokenizer: Any, size: int) -> list[str]:
+    """What each token adds to a text. Decoded behind a letter: some tokenizers drop a first token's space."""
+    before = tokenizer("a", add_special_tokens=False)["input_ids"]
+    skipped = len(tokenizer.decode(before))
+    return [text[skipped:] for text in tokenizer.batch_decode([[*before, i] for i in range(size)])]
+
+
+def _configured_ends(folder: Path | str, config: Any) -> Any:
+    """The end tokens that generation is configured with: one id, several or None."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:  # Not every model has a generation config.
+        return getattr(config, "eos_token_id", None)
+
+
+def _stop_ids(tokenizer: Any, configured: Any) -> frozenset[int]:
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids.add(tokenizer.eos_token_id)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    known = end is not None and end != tokenizer.unk_token_id
+    return frozenset(int(i) for i in ids | ({end} if known else set()) if i is not None)
