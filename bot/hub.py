@@ -302,6 +302,20 @@ class Room:
                 await self.refresh()
             return stored
 
+    async def retry(self, signal: Signal, reply: Message) -> Signal:
+        """Store the wish for another answer; while `reply` is the newest, its question waits for one.
+
+        Sent twice, or after something else was said, it is only stored. Raises Busy, Unavailable, StoreError.
+        """
+        async with self.entry:
+            self._check_capacity()
+            stored, messages = await asyncio.to_thread(
+                lambda: (self._hub.store.add_signal(signal), self._hub.store.messages(self.conversation.id))
+            )
+            if messages[-1].id == reply.id and self.conversation.status == "bot":
+                self._enqueue(next(message for message in reversed(messages) if message.role == "user"))
+            return stored
+
     async def change(self, reply: str | None, learn: bool | None) -> None:
         """Store settings of the conversation and tell every tab."""
         async with self.entry:

@@ -18,17 +18,18 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
+from starlette.middleware.cors import CORSMiddleware
 
 from bot import wire
 from bot.language import known_language
-from bot.routes import chat, conversations, failures, feedback, guards, health, learner, signin, versions
+from bot.routes import chat, conversations, failures, feedback, guards, health, learner, own, signin, versions, waiting
 from bot.routes.parts import AppParts, Service
 
 __all__ = ["AppParts", "DrainingServer", "create_app", "drain"]
 
 CHAMPION_POLL_S = 0.25
 """How soon open pages hear of a new version."""
-_ROUTERS = (chat, conversations, feedback, versions, learner, signin, health)
+_ROUTERS = (chat, conversations, own, feedback, versions, learner, signin, health)
 
 
 def create_app(parts: AppParts) -> FastAPI:
@@ -52,6 +53,14 @@ def create_app(parts: AppParts) -> FastAPI:
     app.add_middleware(guards.SignInFirst, service=service)
     app.add_middleware(guards.BodyLimit, max_bytes=parts.settings.limits.max_frame_bytes)
     app.add_middleware(guards.SecurityHeaders)
+    if parts.settings.allowed_origins:
+        # The widget on somebody's page opens sources, and downloads or erases with the person's own token: no cookies.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=parts.settings.allowed_origins,
+            allow_methods=["GET", "DELETE"],
+            allow_headers=["Authorization"],
+        )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend its schema
     return app
 
@@ -79,13 +88,15 @@ class DrainingServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    watching = asyncio.create_task(_tell_versions(app.state.service))
+    service = app.state.service
+    watching = [asyncio.create_task(_tell_versions(service)), asyncio.create_task(waiting.tell_positions(service))]
     # Its model takes most of a second to load: not within somebody's first message.
     warming = asyncio.create_task(asyncio.to_thread(known_language, "some words to warm up", ("en",)))
     try:
         yield
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         await warming
         await drain(app)
 

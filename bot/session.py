@@ -112,6 +112,7 @@ class Session:
     async def _situation(self, conversation: Conversation, message: Message) -> Situation:
         started = time.perf_counter()
         messages = await asyncio.to_thread(self._store.messages, conversation.id)
+        tried = await asyncio.to_thread(self._tried, messages, message)
         messages = [line for line in messages if line.seq <= message.seq]
         tracker = await asyncio.to_thread(self._tracker, conversation.id)
         state = _state(conversation.id, messages, tracker)
@@ -120,10 +121,19 @@ class Session:
         found = await self._knowledge.find(render.query_text(state), self._settings.policy.num_candidates)
         temperature = self._settings.policy.temperature
         legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form)
-        turn = sum(line.role == "user" for line in messages)
+        legal = tuple(act for act in legal if act.act not in tried) or legal
+        turn = _turn_of(messages, message)
         asked_before = tuple(line.ask_rating for line in messages if line.decision_id)
         took_ms = (time.perf_counter() - started) * 1000
         return Situation(conversation, state, found.query, tracker, legal, texts, turn, asked_before, took_ms)
+
+    def _tried(self, messages: Sequence[Message], message: Message) -> frozenset[str]:
+        """Acts that answered this message before: asked for another answer, the policy must choose another act."""
+        if not any(line.decision_id and line.seq > message.seq for line in messages):
+            return frozenset()
+        turn = _turn_of(messages, message)
+        decided = self._store.conversation_decisions(message.conversation_id)
+        return frozenset(decision.act for decision in decided if decision.turn == turn)
 
     async def _note_rephrase(self, messages: Sequence[Message]) -> None:
         """Asking the same again speaks against the answer in between."""
@@ -335,6 +345,11 @@ class Session:
             return secrets.randbits(63)
         parts = (str(self._settings.seed), situation.conversation.id, str(situation.turn), purpose)
         return int(digest(*parts), 16) >> 1
+
+
+def _turn_of(messages: Sequence[Message], message: Message) -> int:
+    """A user message's number, from 1."""
+    return sum(line.role == "user" and line.seq <= message.seq for line in messages)
 
 
 def _state(conversation_id: str, messages: Sequence[Message], tracker: Tracker) -> State:

@@ -1,164 +1,26 @@
-"""The wire: every frame of docs/protocol.md as a pydantic model. (HTTP bodies: `bot.routes.bodies`.)
+"""The wire, outwards: every frame of docs/protocol.md that the server sends, as a pydantic model.
 
-Client models refuse unknown fields and wrong types; server models are built from the records of `bot.conversation`.
-Owns no state and no I/O: text in, model out (`parse_client_frame`), model in, text out (`encode`).
+Built from the records of `bot.conversation`. Owns no state and no I/O: model in, text out (`encode`). What clients send is
+`bot.wire_client`, HTTP bodies are `bot.routes.bodies`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterable
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from bot.conversation import Conversation, Message, Signal, SignalKind
+from bot.conversation import Act, ActKind, Conversation, Message, Signal, SignalKind
 from bot.domain import Domain
 from bot.errors import RejoinderError, TooMuch
-from bot.wire_errors import BadFrame, wire_code
+from bot.wire_client import ClientFrame, Thumb
+from bot.wire_errors import wire_code
 
 PROTOCOL = 1
+_ONLY_WORDS = (ActKind.ANSWER, ActKind.RESPOND, ActKind.CLARIFY, ActKind.SAY)
 UP_CHIPS = ("correct", "clear", "friendly", "fast")
 DOWN_CHIPS = ("wrong", "off topic", "unclear", "too long", "not friendly")
-
-ReplyMode = Literal["approved", "generated"]
-Thumb = Literal[1, -1, 0]
-Key = Annotated[str, Field(min_length=1, max_length=64, examples=["7f3a-1"])]
-"""An idempotency key or client id: the sender's own choice."""
-Id = Annotated[str, Field(min_length=1, max_length=64)]
-Reason = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^|]+$")]
-Comment = Annotated[str, Field(max_length=2000)]
-Seq = Annotated[int, Field(ge=0, le=2**53)]
-
-
-# --- from the client --------------------------------------------------------------------------------------------------
-class _FromClient(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Hello(_FromClient):
-    """Start, or come back."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "hello", "protocol": 1}]})
-
-    type: Literal["hello"] = "hello"
-    protocol: Literal[1]
-    token: Annotated[str, Field(max_length=256)] | None = None
-    conversation_id: Id | None = None
-    last_seq: Seq = 0
-    """The highest `seq` shown; messages after it are sent again."""
-    reply: ReplyMode | None = None
-
-
-class UserMessage(_FromClient):
-    """A user message. Sent twice with the same `client_id`: one message."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"type": "message", "client_id": "m1", "text": "Where is my card?"}]}
-    )
-
-    type: Literal["message"] = "message"
-    client_id: Key
-    text: str
-
-
-class Vote(_FromClient):
-    """A thumb: 1, -1, or 0 to withdraw it."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "k1", "message_id": "m_1", "thumb": -1, "reasons": ["wrong"]}]}
-    )
-
-    key: Key
-    message_id: Id
-    thumb: Thumb
-    reasons: Annotated[list[Reason], Field(max_length=10)] = []
-    comment: Comment = ""
-
-
-class Feedback(Vote):
-    """A vote as a frame."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"type": "feedback", "key": "k1", "message_id": "m_1", "thumb": 0}]}
-    )
-
-    type: Literal["feedback"] = "feedback"
-
-
-class Outcome(_FromClient):
-    """Whether the person's problem is solved."""
-
-    type: Literal["outcome"] = "outcome"
-    key: Key
-    solved: bool
-
-
-class Handover(_FromClient):
-    """Talk to a person."""
-
-    type: Literal["handover"] = "handover"
-    key: Key
-
-
-class ChangeSettings(_FromClient):
-    """Settings of this conversation."""
-
-    type: Literal["settings"] = "settings"
-    reply: ReplyMode | None = None
-    learn: bool | None = None
-
-
-class Stop(_FromClient):
-    """Cancel the reply being written."""
-
-    type: Literal["stop"] = "stop"
-
-
-class Ping(_FromClient):
-    """Answered by `pong`."""
-
-    type: Literal["ping"] = "ping"
-
-
-ClientFrame = Hello | UserMessage | Feedback | Outcome | Handover | ChangeSettings | Stop | Ping
-_CLIENT_FRAME: TypeAdapter[ClientFrame] = TypeAdapter(Annotated[ClientFrame, Field(discriminator="type")])
-_CLIENT_TYPES = "hello, message, feedback, outcome, handover, settings, stop or ping"
-
-
-def parse_client_frame(text: str) -> ClientFrame:
-    """A frame from its JSON text. Raises BadFrame with one line: field, what was expected, what was got."""
-    try:
-        return _CLIENT_FRAME.validate_json(text)
-    except ValidationError as error:
-        raise BadFrame(complaint(error.errors(include_url=False)[0])) from None
-
-
-def complaint(first: Mapping[str, Any]) -> str:
-    """One line out of one of pydantic's error records: field, what was expected, what was got."""
-    kind, got = first["type"], _shown(first["input"])
-    if kind == "json_invalid":
-        return f"frame: expected JSON, got {_shown(first['input'])} ({first['ctx']['error']})"
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return f"type: expected {_CLIENT_TYPES}, got {_shown(first.get('ctx', {}).get('tag', first['input']))}"
-    if kind in ("model_attributes_type", "model_type", "dict_type"):
-        return f"frame: expected a JSON object, got {got}"
-    # The union's tag comes first in `loc`; people know fields, not tags.
-    where = ".".join(str(part) for part in first["loc"] if part not in _TAGS) or "frame"
-    if kind == "missing":
-        return f"{where}: expected a value, got nothing"
-    if kind == "extra_forbidden":
-        return f"{where}: unknown field, got {got}"
-    return f"{where}: {first['msg'].replace('Input should', 'expected to')}, got {got}"
-
-
-_TAGS = frozenset(
-    {"hello", "message", "feedback", "outcome", "handover", "settings", "stop", "ping", "body", "query", "path"}
-)
-
-
-def _shown(value: object, limit: int = 60) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 # --- records as the wire shows them -----------------------------------------------------------------------------------
@@ -189,6 +51,8 @@ class MessageOut(_FromServer):
     stop_reason: str = ""
     can_vote: bool = False
     """Whether a thumb on it teaches anything: replies the policy chose."""
+    can_retry: bool = False
+    """Whether another answer may be asked for in its place, while it is the newest reply."""
     ask_rating: bool = False
     """Whether a thumb on it would teach so much that the person is to be asked for one."""
 
@@ -208,6 +72,7 @@ class MessageOut(_FromServer):
             quick_replies=list(message.quick_replies),
             stop_reason=message.stop_reason,
             can_vote=can_vote(message),
+            can_retry=can_retry(message),
             ask_rating=message.ask_rating,
         )
 
@@ -215,6 +80,11 @@ class MessageOut(_FromServer):
 def can_vote(message: Message) -> bool:
     """Whether a person may put a thumb on it."""
     return message.role == "bot" and bool(message.decision_id)
+
+
+def can_retry(message: Message) -> bool:
+    """Whether another act may take its place: one that only says something. What an action did, it did."""
+    return can_vote(message) and bool(message.act) and Act.parse(message.act).kind in _ONLY_WORDS
 
 
 def _title(article_id: str, domain: Domain) -> str:
@@ -245,6 +115,14 @@ def votes_in_force(signals: Iterable[Signal], messages: Iterable[Message], perso
     }
     rated = ((message.id, newest.get(message.decision_id)) for message in messages if message.decision_id)
     return {message_id: VoteOut.of(signal) for message_id, signal in rated if signal}
+
+
+def newest_value(signals: Iterable[Signal], kind: SignalKind, person_id: str) -> float | None:
+    """The value of a person's newest signal of this kind on the whole conversation; None where there is none."""
+    own = [
+        signal for signal in signals if signal.kind is kind and signal.author == person_id and not signal.decision_id
+    ]
+    return max(own, key=lambda signal: signal.seq).value if own else None
 
 
 class PartialOut(_FromServer):
@@ -278,6 +156,12 @@ class HelloOut(_FromServer):
     learn: bool
     can_write: bool
     status: str
+    position: int | None = None
+    """Place in the queue of those who wait for a person, from 1."""
+    solved: bool | None = None
+    """What the person last said of it."""
+    csat: int | None = None
+    """The person's last rating of the whole chat, 1 to 5."""
     messages: list[MessageOut]
     votes: dict[str, VoteOut]
     chips: Chips = Chips()

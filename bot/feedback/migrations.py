@@ -36,6 +36,13 @@ def asked_replies(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0004_erasures")
+def erasures(db: Database) -> None:
+    """Conversations may be erased; who waits for a person is found at once."""
+    for statement in schema.ERASURES:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

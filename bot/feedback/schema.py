@@ -1,7 +1,7 @@
 """The replay store's schema, declared once. SQL text only; `migrations` applies it.
 
 decisions, signals, rewards, messages, act_texts and updates are append-only: triggers refuse UPDATE and DELETE.
-Erasing a person will be a migration that makes the DELETE triggers conditional, and nothing else may delete.
+One thing alone may delete: erasing a conversation, which names it in `erasing` within its transaction (`store_erasure`).
 Overwritten on purpose: a conversation's settings, `cursors` and `status`.
 
 A sequence (`seq`) is assigned inside a write transaction, and SQLite has one writer at a time, so sequences become
@@ -213,3 +213,46 @@ ASKED_REPLIES: tuple[str, ...] = (
     "ALTER TABLE messages ADD COLUMN ask_rating INTEGER NOT NULL DEFAULT 0 CHECK (ask_rating IN (0, 1))",
 )
 """Under which replies the person was asked for a rating."""
+
+ERASABLE = ("decisions", "signals", "rewards", "messages")
+"""Append-only tables whose rows go when their conversation is erased."""
+
+
+_DELETED_ONLY_BY_ERASURE = """
+CREATE TRIGGER {table}_never_deleted BEFORE DELETE ON {table}
+WHEN old.conversation_id NOT IN (SELECT conversation_id FROM erasing)
+BEGIN SELECT RAISE (ABORT, '{table} is append-only'); END
+"""
+
+
+def _deleted_only_by_erasure(table: str) -> tuple[str, str]:
+    return f"DROP TRIGGER {table}_never_deleted", _DELETED_ONLY_BY_ERASURE.format(table=table)
+
+
+ERASURES: tuple[str, ...] = (
+    # Empty but within the transaction that erases.
+    "CREATE TABLE erasing (conversation_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    """
+    CREATE TABLE erasures (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL,
+        author TEXT NOT NULL,
+        conversation_id TEXT NOT NULL,
+        num_messages INTEGER NOT NULL,
+        num_decisions INTEGER NOT NULL,
+        num_signals INTEGER NOT NULL,
+        versions TEXT NOT NULL        -- JSON list: published versions whose lineage holds one of its decisions
+    ) STRICT
+    """,
+    *_append_only("erasures"),
+    *(statement for table in ERASABLE for statement in _deleted_only_by_erasure(table)),
+    """
+    CREATE TRIGGER messages_are_forgotten AFTER DELETE ON messages BEGIN
+        INSERT INTO messages_fts (messages_fts, rowid, text) VALUES ('delete', old.row_id, old.text);
+    END
+    """,
+    # Without it the index would keep deleted words until its segments happen to be merged.
+    "INSERT INTO messages_fts (messages_fts, rank) VALUES ('secure-delete', 1)",
+    "CREATE INDEX conversations_waiting ON conversations (created_at) WHERE status = 'waiting'",
+)
+"""Forgetting a conversation, and the queue of those who wait for a person."""

@@ -20,6 +20,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from bot.conversation import Conversation, Decision, Message, Reward, Signal
 from bot.errors import StoreError
+from bot.feedback import store_erasure as erasure
 from bot.feedback import store_reads as reads
 from bot.feedback import store_reports as reports
 from bot.feedback import store_rules as rules
@@ -27,11 +28,11 @@ from bot.feedback import store_writes as writes
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
 from bot.feedback.store_kept import KeptDecisions
-from bot.feedback.store_records import ConversationFilter, ConversationRow, Rated, UpdateRow, tracker_name
+from bot.feedback.store_records import ConversationFilter, ConversationRow, Erasure, Rated, UpdateRow, tracker_name
 from bot.feedback.store_rules import Past, RulesVersion
 from bot.feedback.store_writer import MAX_WAITING, Writer
 
-__all__ = ["ConversationFilter", "ConversationRow", "Past", "Rated", "RulesVersion", "Store", "UpdateRow"]
+__all__ = ["ConversationFilter", "ConversationRow", "Erasure", "Past", "Rated", "RulesVersion", "Store", "UpdateRow"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,6 +105,17 @@ class Store:
     def conversation(self, conversation_id: str) -> Conversation:
         """Raises NotFound."""
         return self._read(reads.conversation, conversation_id)
+
+    def waiting(self) -> list[str]:
+        """Conversations that wait for a person, those that wait longest first."""
+        return self._read(reads.waiting)
+
+    def erase_conversation(self, conversation_id: str, *, author: str, at: float) -> Erasure:
+        """Forget it: every row that holds its words, choices, signals or rewards. What stays is the record that is
+        returned. Raises NotFound."""
+        erased = self._write(erasure.erase_conversation, conversation_id, author, at)
+        erasure.fold_log(self.path)
+        return erased
 
     def list_conversations(self, wanted: ConversationFilter) -> list[ConversationRow]:
         """Newest first."""
@@ -209,14 +221,14 @@ class Store:
         return self._read(reads.last_reward_seq)
 
     def count_fresh(self, after_seq: int) -> int:
-        """Trainable (train_ok, not holdout) reward revisions past the cursor, withdrawals included."""
+        """Trainable (train_ok, consent stands, not holdout) reward revisions past the cursor, withdrawals included."""
         return self._read(reads.count_fresh, after_seq)
 
     def window(self, until_seq: int, limit: int, *, holdout: bool = False) -> list[Rated]:
         """The newest `limit` rewards whose revision in force at `until_seq` is not a withdrawal, oldest first, each
         with its decision. In force: the highest revision of a (decision_id, scope) with seq <= `until_seq`, so the same
-        call gives the same rows whatever was appended since. Only train_ok ones; `holdout` chooses the gate's share
-        instead of the learner's."""
+        call gives the same rows whatever was appended since. Only train_ok ones of conversations whose consent stands
+        now; `holdout` chooses the gate's share instead of the learner's."""
         return self._read(reads.window, until_seq, limit, holdout, self._kept)
 
     def commit_update(self, update: UpdateRow) -> int:

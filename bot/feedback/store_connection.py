@@ -57,6 +57,7 @@ def open_writer(path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connectio
         conn = _connect(path, "rw", busy_timeout_s)
         _switch_to_wal(conn, time.monotonic() + busy_timeout_s)
         conn.execute("PRAGMA synchronous = FULL")
+        conn.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
         conn.execute("PRAGMA recursive_triggers = ON")  # or REPLACE would delete without asking the triggers
         check_durable(conn)
     return conn

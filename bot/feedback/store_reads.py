@@ -23,7 +23,12 @@ SETTLED = "settled"
 
 SIGNALS_AFTER = "SELECT seq, conversation_id, created_at FROM signals WHERE seq > ? ORDER BY seq LIMIT ?"
 
-COUNT_FRESH = "SELECT count(*) FROM rewards WHERE train_ok = 1 AND holdout = 0 AND seq > ?"
+# The last line of both reads is consent as it stands now: who says "do not learn from my conversation" takes back its
+# past rows as well, rewarded or not.
+COUNT_FRESH = """
+SELECT count(*) FROM rewards AS r WHERE r.train_ok = 1 AND r.holdout = 0 AND r.seq > ?
+AND EXISTS (SELECT 1 FROM conversations AS c WHERE c.id = r.conversation_id AND c.learn_ok = 1)
+"""
 
 WINDOW = """
 SELECT * FROM rewards AS r
@@ -31,7 +36,15 @@ WHERE r.train_ok = 1 AND r.holdout = :holdout AND r.seq <= :until_seq AND r.valu
 AND NOT EXISTS (
     SELECT 1 FROM rewards AS newer WHERE newer.decision_id = r.decision_id AND newer.scope = r.scope
     AND newer.revision > r.revision AND newer.seq <= :until_seq)
+AND EXISTS (SELECT 1 FROM conversations AS c WHERE c.id = r.conversation_id AND c.learn_ok = 1)
 ORDER BY r.seq DESC LIMIT :limit
+"""
+
+_WAITING = """
+SELECT c.id FROM conversations AS c WHERE c.status = 'waiting' ORDER BY coalesce(
+    (SELECT max(s.created_at) FROM signals AS s WHERE s.conversation_id = c.id AND s.kind = 'handover'),
+    (SELECT max(m.created_at) FROM messages AS m WHERE m.conversation_id = c.id AND m.act = 'handoff'),
+    c.created_at), c.id
 """
 
 LAST_REWARD = "SELECT max(seq) FROM rewards"
@@ -170,6 +183,11 @@ def window(conn: Connection, until_seq: int, limit: int, holdout: bool, kept: Ke
     rewards = [rows.reward_from(row) for row in reversed(conn.execute(WINDOW, bound).fetchall())]
     rated = decisions(conn, (reward.decision_id for reward in rewards), kept)
     return [Rated(rated[reward.decision_id], reward) for reward in rewards]
+
+
+def waiting(conn: Connection) -> list[str]:
+    """Conversations that wait for a person, those that wait longest first."""
+    return [row["id"] for row in conn.execute(_WAITING)]
 
 
 def updates(conn: Connection, limit: int) -> list[UpdateRow]:

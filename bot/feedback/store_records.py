@@ -34,6 +34,21 @@ class UpdateRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """What was forgotten of one conversation, without a word of it."""
+
+    at: float
+    author: str
+    """Who asked for it: `person`, or `operator:NAME`."""
+    conversation_id: str
+    num_messages: int
+    num_decisions: int
+    num_signals: int
+    versions: tuple[str, ...]
+    """Versions that were published from updates drawing on its decisions: its lineage."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rated:
     """A decision with one reward revision in force: one row of the replay window.
 

@@ -147,9 +147,15 @@ def _put_reward(conn: Connection, reward: Reward) -> None:
         "JOIN conversations c ON c.id = d.conversation_id WHERE d.id = ?",
         [reward.decision_id],
     ).fetchone()
-    if decision is None:
+    if decision is not None:
+        _insert(conn, "rewards", row | dict(decision))
+    elif not _is_erased(conn, reward.conversation_id):
         raise NotFound(f"no decision {reward.decision_id!r}")
-    _insert(conn, "rewards", row | dict(decision))
+
+
+def _is_erased(conn: Connection, conversation_id: str) -> bool:
+    """Whoever settles may have read a conversation just before it was erased."""
+    return conn.execute("SELECT 1 FROM erasures WHERE conversation_id = ?", [conversation_id]).fetchone() is not None
 
 
 def _check_same_reward(stored: Row, row: Mapping[str, Any]) -> None:

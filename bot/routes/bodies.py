@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from bot.conversation import Conversation
-from bot.wire import Comment, Id, Key, MessageOut, ReplyMode
+from bot.wire import MessageOut, VoteOut
+from bot.wire_client import Comment, Id, Key, ReplyMode
 
 
 class _Asked(BaseModel):
@@ -112,6 +113,31 @@ class Transcript(_Answer):
     signals: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None
     rewards: list[dict[str, Any]] | None = None
+
+
+class Download(_Answer):
+    """Everything a person said in a conversation and was told, and what they said about it."""
+
+    conversation: ConversationOut
+    messages: list[MessageOut]
+    votes: dict[str, VoteOut]
+    """Message id -> the vote in force."""
+    solved: bool | None
+    csat: int | None
+    downloaded_at: float
+
+
+class Erased(_Answer):
+    """What was forgotten. `versions`: versions whose lineage holds one of its decisions; they go on serving."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"conversation_id": "c_01", "messages": 8, "decisions": 3, "versions": []}]}
+    )
+
+    conversation_id: str
+    messages: int
+    decisions: int
+    versions: list[str]
 
 
 class StoredSignal(_Answer):

@@ -28,23 +28,20 @@ from bot.routes.failures import answer_of
 from bot.routes.feedback import record_vote
 from bot.routes.parts import Service
 from bot.settings import LimitSettings
-from bot.wire import (
-    AckOut,
+from bot.wire import AckOut, ErrorOut, HelloOut, MessageOut, PongOut, can_retry, newest_value, votes_in_force
+from bot.wire_client import (
     ChangeSettings,
     ClientFrame,
-    ErrorOut,
+    Csat,
     Feedback,
     Handover,
     Hello,
-    HelloOut,
-    MessageOut,
     Outcome,
     Ping,
-    PongOut,
+    Retry,
     Stop,
     UserMessage,
     parse_client_frame,
-    votes_in_force,
 )
 from bot.wire_errors import BadFrame, OutOfTurn, TooLarge, Unauthenticated, Unavailable
 
@@ -172,7 +169,9 @@ class _Tab:
             room.stop()
         elif isinstance(frame, ChangeSettings):
             await self._change(frame, room)
-        elif isinstance(frame, Outcome | Handover):
+        elif isinstance(frame, Retry):
+            await self._retry(frame, room)
+        elif isinstance(frame, Outcome | Csat | Handover):
             await self._signal(frame, room)
 
     # --- hello --------------------------------------------------------------------------------------------------------
@@ -212,6 +211,8 @@ class _Tab:
     def _welcome(self, snapshot: Snapshot, last_seq: int) -> HelloOut:
         parts, conversation = self._service.parts, snapshot.conversation
         votes = votes_in_force(snapshot.signals, snapshot.messages, self._person_id)
+        solved = newest_value(snapshot.signals, SignalKind.OUTCOME, self._person_id)
+        csat = newest_value(snapshot.signals, SignalKind.CSAT, self._person_id)
         return HelloOut(
             conversation_id=conversation.id,
             token=parts.identity.person_token(self._person_id),
@@ -223,6 +224,9 @@ class _Tab:
             learn=conversation.learn_ok,
             can_write=parts.policy.can_write,
             status=conversation.status,
+            position=self._service.positions.get(conversation.id),
+            solved=None if solved is None else solved > 0,
+            csat=None if csat is None else int(csat),
             messages=[MessageOut.of(message, parts.domain) for message in snapshot.messages if message.seq > last_seq],
             votes={message_id: vote for message_id, vote in votes.items() if vote.thumb},
             partial=snapshot.partial,
@@ -243,22 +247,45 @@ class _Tab:
         await room.change(frame.reply, frame.learn)
         self._listener.send(AckOut(kind="settings"))
 
-    async def _signal(self, frame: Outcome | Handover, room: Room) -> None:
+    async def _retry(self, frame: Retry, room: Room) -> None:
+        self._service.messages.take(self._person_id)
+        store = self._service.parts.store
+        reply = await asyncio.to_thread(store.message, frame.message_id)
+        tracker = await asyncio.to_thread(store.tracker, room.conversation.id) or {}
+        if tracker.get("active_form"):
+            # The form would take its person's last words a second time, for its next question.
+            raise BadFrame("message_id: expected no form in progress, got one")
+        if reply.conversation_id != room.conversation.id or not can_retry(reply):
+            raise BadFrame("message_id: expected an answer in this conversation, got another message")
+        signal = replace(self._about(room, frame.key), kind=SignalKind.RETRY, decision_id=reply.decision_id)
+        self._acknowledge(frame, await room.retry(signal, reply))
+
+    async def _signal(self, frame: Outcome | Csat | Handover, room: Room) -> None:
         self._service.feedback.take(self._person_id)
-        signal = Signal(
-            key=frame.key,
+        signal, store = self._about(room, frame.key), self._service.parts.store
+        if isinstance(frame, Handover):
+            stored = await room.handover(signal)
+        elif isinstance(frame, Csat):
+            signal = replace(signal, kind=SignalKind.CSAT, value=float(frame.value), comment=frame.comment)
+            stored = await asyncio.to_thread(store.add_signal, signal)
+        else:
+            signal = replace(signal, kind=SignalKind.OUTCOME, value=float(frame.solved))
+            stored = await asyncio.to_thread(store.add_signal, signal)
+        self._acknowledge(frame, stored)
+
+    def _about(self, room: Room, key: str) -> Signal:
+        """A wish for a person; other signals replace what differs."""
+        return Signal(
+            key=key,
             conversation_id=room.conversation.id,
             kind=SignalKind.HANDOVER,
             value=1.0,
             author=self._person_id,
             created_at=self._service.parts.clock(),
         )
-        if isinstance(frame, Outcome):
-            signal = replace(signal, kind=SignalKind.OUTCOME, value=float(frame.solved))
-            stored = await asyncio.to_thread(self._service.parts.store.add_signal, signal)
-        else:
-            stored = await room.handover(signal)
-        self._service.metrics.signals.labels(signal.kind.value).inc()
+
+    def _acknowledge(self, frame: Outcome | Csat | Handover | Retry, stored: Signal) -> None:
+        self._service.metrics.signals.labels(stored.kind.value).inc()
         self._listener.send(AckOut(kind=frame.type, key=frame.key, seq=stored.seq))
 
 

@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse
 
 from bot.errors import RejoinderError
 from bot.routes.bodies import ErrorAnswer
-from bot.wire import ErrorOut, complaint
+from bot.wire import ErrorOut
+from bot.wire_client import complaint
 from bot.wire_errors import BadFrame, Unauthenticated, http_status
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from bot.feedback.store import Store
 from bot.routes.access import OperatorDep, PersonDep, ServiceDep
 from bot.routes.bodies import OutcomeReport, StoredSignal
 from bot.routes.parts import Service
-from bot.wire import FeedbackOut, Vote, VoteOut, can_vote, votes_in_force
+from bot.wire import FeedbackOut, VoteOut, can_vote, votes_in_force
+from bot.wire_client import Vote
 from bot.wire_errors import BadFrame
 
 router = APIRouter(tags=["feedback"])

@@ -67,6 +67,8 @@ class Service:
     conversations: TokenBuckets
     logins: TokenBuckets
     num_sockets: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+    """Conversation -> its place in the queue of those who wait for a person, as last told (`bot.routes.waiting`)."""
     ready: Readiness = field(default_factory=Readiness)
 
     @classmethod

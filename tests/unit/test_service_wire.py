@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from bot import errors, wire, wire_errors
+from bot import errors, wire, wire_client, wire_errors
 from bot.conversation import SignalKind
 from tests.builders import make_message, make_signal
 from tests.service_rig import make_domain
@@ -23,19 +23,21 @@ def frame(**fields: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        (frame(type="hello", protocol=1), wire.Hello),
-        (frame(type="message", client_id="a", text="hi"), wire.UserMessage),
-        (frame(type="feedback", key="k", message_id="m", thumb=0), wire.Feedback),
-        (frame(type="outcome", key="k", solved=True), wire.Outcome),
-        (frame(type="handover", key="k"), wire.Handover),
-        (frame(type="settings", learn=False), wire.ChangeSettings),
-        (frame(type="stop"), wire.Stop),
-        (frame(type="ping"), wire.Ping),
+        (frame(type="hello", protocol=1), wire_client.Hello),
+        (frame(type="message", client_id="a", text="hi"), wire_client.UserMessage),
+        (frame(type="feedback", key="k", message_id="m", thumb=0), wire_client.Feedback),
+        (frame(type="outcome", key="k", solved=True), wire_client.Outcome),
+        (frame(type="csat", key="k", value=4), wire_client.Csat),
+        (frame(type="retry", key="k", message_id="m"), wire_client.Retry),
+        (frame(type="handover", key="k"), wire_client.Handover),
+        (frame(type="settings", learn=False), wire_client.ChangeSettings),
+        (frame(type="stop"), wire_client.Stop),
+        (frame(type="ping"), wire_client.Ping),
     ],
 )
 def test_every_client_frame_of_the_protocol_is_read(text: str, kind: type[BaseModel]) -> None:
     """One model each."""
-    assert type(wire.parse_client_frame(text)) is kind
+    assert type(wire_client.parse_client_frame(text)) is kind
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,12 @@ def test_every_client_frame_of_the_protocol_is_read(text: str, kind: type[BaseMo
         (frame(type="message", client_id="a"), "text: expected a value, got nothing"),
         (frame(type="message", client_id=7, text="x"), "client_id: expected to be a valid string, got 7"),
         (frame(type="outcome", key="k", solved="yes"), "solved: expected to be a valid boolean, got 'yes'"),
+        (frame(type="csat", key="k", value=6), "value: expected to be less than or equal to 5, got 6"),
         (frame(type="feedback", key="k", message_id="m", thumb=1, x=2), "x: unknown field, got 2"),
-        (frame(type="dance"), "type: expected hello, message, feedback, outcome, handover, settings, stop or ping"),
+        (
+            frame(type="dance"),
+            "type: expected hello, message, feedback, outcome, csat, retry, handover, settings, stop or ping",
+        ),
         (frame(text="x"), "type: expected hello"),
         ("7", "frame: expected a JSON object, got 7"),
         ('"\\ud800"', "frame: expected JSON"),
@@ -57,7 +63,7 @@ def test_every_client_frame_of_the_protocol_is_read(text: str, kind: type[BaseMo
 def test_a_wrong_frame_is_refused_in_one_line(text: str, complaint: str) -> None:
     """Field, what was expected, what was got."""
     with pytest.raises(wire_errors.BadFrame) as refused:
-        wire.parse_client_frame(text)
+        wire_client.parse_client_frame(text)
     assert str(refused.value).startswith(complaint)
     assert len(str(refused.value).splitlines()) == 1
 
@@ -65,7 +71,7 @@ def test_a_wrong_frame_is_refused_in_one_line(text: str, complaint: str) -> None
 def test_a_huge_value_is_shown_shortened() -> None:
     """An error must not echo 64 KiB."""
     with pytest.raises(wire_errors.BadFrame) as refused:
-        wire.parse_client_frame(frame(type="x" * 50_000))
+        wire_client.parse_client_frame(frame(type="x" * 50_000))
     assert len(str(refused.value)) < 200
 
 
@@ -158,9 +164,16 @@ def test_the_newest_vote_of_this_person_is_in_force() -> None:
 
 def test_the_examples_in_the_schemas_are_valid() -> None:
     """What OpenAPI shows can be sent."""
-    every: tuple[type[BaseModel], ...] = (*wire.FRAMES, wire.Vote)
+    every: tuple[type[BaseModel], ...] = (*wire.FRAMES, wire_client.Vote)
     shown = [(model, model.model_json_schema().get("examples", [])) for model in every]
-    assert [model.__name__ for model, examples in shown if examples] == ["Hello", "UserMessage", "Feedback", "Vote"]
+    assert [model.__name__ for model, examples in shown if examples] == [
+        "Hello",
+        "UserMessage",
+        "Feedback",
+        "Csat",
+        "Retry",
+        "Vote",
+    ]
     for model, examples in shown:
         for example in examples:
             model.model_validate_json(json.dumps(example))

@@ -1,0 +1,71 @@
+"""What a person may do with a conversation of their own besides talking: take it along, and have it forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from bot.conversation import Conversation, SignalKind
+from bot.domain import Domain
+from bot.errors import NotAllowed
+from bot.feedback.store import Store
+from bot.routes.access import Caller, CallerDep, PersonDep, ServiceDep
+from bot.routes.bodies import ConversationOut, Download, Erased
+from bot.routes.parts import Service
+from bot.wire import MessageOut, newest_value, votes_in_force
+
+router = APIRouter(tags=["conversations"])
+
+
+async def _owned(service: Service, who: Caller, conversation_id: str) -> Conversation:
+    """Raises NotFound, NotAllowed."""
+    conversation = await asyncio.to_thread(service.parts.store.conversation, conversation_id)
+    if not who.is_operator and conversation.person_id != who.person_id:
+        raise NotAllowed("conversation: expected one of yours, got somebody else's")
+    return conversation
+
+
+@router.get("/v1/conversations/{conversation_id}/download")
+async def download(service: ServiceDep, person_id: PersonDep, conversation_id: str, response: Response) -> Download:
+    """A person's own conversation with their own votes, as a file."""
+    conversation = await _owned(service, Caller(person_id, is_operator=False), conversation_id)
+    response.headers["Content-Disposition"] = f'attachment; filename="conversation-{conversation.id}.json"'
+    parts = service.parts
+    return await asyncio.to_thread(_download, parts.store, parts.domain, conversation, parts.clock())
+
+
+def _download(store: Store, domain: Domain, conversation: Conversation, now: float) -> Download:
+    messages, signals = store.messages(conversation.id), store.signals(conversation.id)
+    votes = votes_in_force(signals, messages, conversation.person_id)
+    solved = newest_value(signals, SignalKind.OUTCOME, conversation.person_id)
+    csat = newest_value(signals, SignalKind.CSAT, conversation.person_id)
+    return Download(
+        conversation=ConversationOut.of(conversation),
+        messages=[MessageOut.of(message, domain) for message in messages],
+        votes={message_id: vote for message_id, vote in votes.items() if vote.thumb},
+        solved=None if solved is None else solved > 0,
+        csat=None if csat is None else int(csat),
+        downloaded_at=now,
+    )
+
+
+@router.delete("/v1/conversations/{conversation_id}")
+async def erase(service: ServiceDep, who: CallerDep, conversation_id: str) -> Erased:
+    """Forget a conversation: its person's right, and an operator's on their behalf. There is no way back."""
+    await _owned(service, who, conversation_id)
+    author = "operator" if who.is_operator else "person"
+    room = service.hub.rooms.get(conversation_id)
+    if room is not None:
+        room.stop()
+    async with service.hub.turn(conversation_id):
+        erased = await asyncio.to_thread(
+            lambda: service.parts.store.erase_conversation(conversation_id, author=author, at=service.parts.clock())
+        )
+    return Erased(
+        conversation_id=conversation_id,
+        messages=erased.num_messages,
+        decisions=erased.num_decisions,
+        versions=list(erased.versions),
+    )
