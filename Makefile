@@ -11,7 +11,9 @@ TESTS ?= tests
 TORCH := $(shell grep -E '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench demo test-gpu constraints clean
+# Beside the model cache: 1.6 GB that outlive a checkout.
+VLLM ?= $(HOME)/.cache/rejoinder/vllm
+.PHONY: help setup run test check format bench demo test-gpu test-vllm constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +35,10 @@ test: setup ## all tests that this machine can run
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(TESTS)
+
+test-vllm: setup ## the tests against a real vLLM server on this CPU; makes it an environment first
+	PYTHON="$(PYTHON)" deploy/vllm-cpu.sh "$(VLLM)"
+	VLLM_PYTHON="$(VLLM)/bin/python" $(BIN)/python -m pytest -m vllm tests/vllm
 
 check: setup ## lint, format, types, import rule
 	$(BIN)/ruff check .

@@ -9,10 +9,11 @@ import asyncio
 import importlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,6 +28,12 @@ from bot.policy.adapters import AdapterStore
 from bot.policy.asking import NUM_RECENT, Asker
 from bot.policy.download import find, find_or_fetch
 from bot.policy.engine import Engine
+from bot.policy.scripted import HashedWords, ScriptedPolicy
+from bot.policy.types import Embedder, Policy
+from bot.policy.vllm import VllmPolicy
+from bot.policy.vllm_adapters import RemoteAdapters
+from bot.policy.vllm_server import VllmServer
+from bot.policy.vocabulary import Vocabulary
 from bot.service import AppParts, DrainingServer, create_app
 from bot.session import Session
 from bot.settings import Settings
@@ -40,8 +47,18 @@ class Serving:
 
     parts: AppParts
     session: Session
-    engine: Engine
+    policy: Policy
     retriever: Retriever
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What decides and writes, and what embeds: by `engine.backend`."""
+
+    policy: Policy
+    embedder: Embedder
+    words: Sequence[str] | None
+    """Those that the embedder knows; None: questions are taken as they are typed."""
 
 
 def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
@@ -83,30 +100,65 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
         domain = load_domain(settings.domain)
         store = stack.enter_context(Store(settings.database))
         adapters = AdapterStore(settings.adapters, home_secret(settings.home))
-        engine = engine or build_engine(settings, adapters)
-        stack.push_async_callback(engine.close)
-        await engine.start()
+        backend = await _open_backend(settings, adapters, engine, stack)
         index = KnowledgeIndex(settings.home / "knowledge.db")
         stack.callback(index.close)
-        retriever = Retriever(domain, index, engine, engine.words if settings.policy.mend else None)
+        retriever = Retriever(domain, index, backend.embedder, backend.words if settings.policy.mend else None)
         await retriever.build()
         ids = IdSource(settings.seed, epoch=sum(store.counts().values()))
         session = Session(
             settings=settings,
             domain=domain,
             store=store,
-            policy=engine,
+            policy=backend.policy,
             knowledge=retriever,
             actions=Actions(settings.home),
             ids=ids,
             asker=build_asker(settings, store),
             holdout_key=holdout_key(settings.home, settings.seed),
         )
-        following = asyncio.create_task(engine.follow_champion())
-        stack.callback(following.cancel)
         identity = Identity(home_secret(settings.home), operator_key(settings.home))
-        parts = AppParts(settings, store, session, engine, adapters, domain, identity, ids)
-        yield Serving(parts, session, engine, retriever)
+        parts = AppParts(settings, store, session, backend.policy, adapters, domain, identity, ids)
+        yield Serving(parts, session, backend.policy, retriever)
+
+
+async def _open_backend(
+    settings: Settings, adapters: AdapterStore, engine: Engine | None, stack: AsyncExitStack
+) -> Backend:
+    """Built, started and followed; the stack closes it."""
+    if settings.engine.backend == "scripted":
+        return Backend(ScriptedPolicy(), HashedWords(), None)
+    engine = engine or build_engine(settings, adapters)
+    stack.push_async_callback(engine.close)
+    await engine.start()
+    policy: Policy = engine
+    if settings.engine.backend == "vllm":
+        remote = build_remote(settings, adapters, engine)
+        stack.push_async_callback(remote.close)
+        _beside(stack, remote.follow())
+        policy = remote
+    _beside(stack, engine.follow_champion())
+    return Backend(policy, engine, engine.words)
+
+
+def _beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Run until the stack is closed."""
+    stack.callback(asyncio.create_task(work).cancel)
+
+
+def build_remote(settings: Settings, adapters: AdapterStore, acts: Policy) -> VllmPolicy:
+    """Words by the vLLM server of the settings. Its model's tokenizer must be here; the weights are not loaded."""
+    from bot.policy.adapted import fingerprint
+
+    folder = find_or_fetch("causal", settings)
+    return VllmPolicy(
+        acts,
+        VllmServer(settings.engine.vllm_url, settings.engine.vllm_key),
+        RemoteAdapters(adapters, f"{folder.name}:{fingerprint(folder)}", settings.engine.vllm_adapters),
+        Vocabulary(folder),
+        max_new=settings.policy.max_reply_tokens,
+        tolerance=settings.engine.vllm_tolerance,
+    )
 
 
 def run_server(settings: Settings) -> int:

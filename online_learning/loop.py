@@ -268,7 +268,7 @@ class Loop:
         unseen = [row for row in decisions if row.id not in self._verified and row.id not in self._refused]
         if any(row.generated for row in unseen):
             self._attach_writer()
-        errors = rescore(self.learner, self.adapters, unseen, self._version)
+        errors = rescore(self.learner, self.adapters, unseen, self._version, self.config.text_slack)
         off = {decision_id for decision_id, error in errors.items() if not error <= self.config.rescore_tolerance}
         if off:
             log.warning("%d of %d rows do not re-score: they neither teach nor judge", len(off), len(unseen))
@@ -383,7 +383,12 @@ def build_loop(
     """Models, domain and rules of the settings, connected; `domain` in place of the one that the settings name."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
-    config = config or replace(recipe(settings.learn.algorithm, settings.learn.layers), peft=settings.learn.peft)
+    config = config or replace(
+        recipe(settings.learn.algorithm, settings.learn.layers),
+        peft=settings.learn.peft,
+        text_adapts_prompt=settings.learn.text_adapts_prompt,
+        text_slack=settings.engine.vllm_tolerance if settings.engine.backend == "vllm" else 0.0,
+    )
     domain = domain or load_domain(settings.domain)
 
     def load_writer() -> CausalPart:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+import zlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+
+import numpy as np
+import numpy.typing as npt
 
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.errors import ModelError
@@ -123,6 +128,22 @@ class ScriptedLease:
         ids = [act.act for act in legal]
         assert wanted in ids, f"script: expected one of the legal acts {ids}, got {wanted!r}"
         return ids.index(wanted)
+
+
+class HashedWords:
+    """An `Embedder` without a model: texts are near each other where they share words."""
+
+    name = "hashed-words:1"
+    width = 4096
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit vectors [N, 4096]; an empty text is a unit vector too."""
+        rows_N_D = np.full((len(texts), self.width), 1e-3, dtype=np.float32)
+        for i, text in enumerate(texts):
+            for word in re.findall(r"\w+", text.lower()):
+                rows_N_D[i, zlib.crc32(word.encode()) % self.width] += 1.0
+        units_N_D: npt.NDArray[np.float32] = rows_N_D / np.linalg.norm(rows_N_D, axis=1, keepdims=True)
+        return units_N_D
 
 
 def _log_softmax(logits: Sequence[float]) -> tuple[float, ...]:

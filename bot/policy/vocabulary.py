@@ -15,6 +15,9 @@ from bot.errors import ModelError
 from bot.policy.grounding import GroundingMask, Mask
 
 MAX_PROMPT_TOKENS = 1024
+KNOWN_ARG, WRITTEN_ARG = "rejoinder_known", "rejoinder_written"
+"""How a request asks another process for the mask: the amounts that its sources hold, and how many tokens at the end of
+its prompt are written text already."""
 
 
 class Vocabulary:
@@ -65,6 +68,24 @@ class Vocabulary:
         """What written tokens say; `before` (the text without the last one) while a character is still incomplete."""
         whole = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
         return before if whole.endswith("\ufffd") else whole
+
+
+class AllowedNext:
+    """Which tokens may come next in one text while it grows."""
+
+    def __init__(self, vocabulary: Vocabulary, known_amounts: frozenset[str]) -> None:
+        self._vocabulary = vocabulary
+        self._known = known_amounts
+        self._num_read = 0
+        self.text = ""
+        """What the tokens say so far."""
+
+    def after(self, token_ids: Sequence[int]) -> Mask:
+        """One boolean per token of the vocabulary; `token_ids` are all that were written so far."""
+        for step in range(self._num_read, len(token_ids)):
+            self.text = self._vocabulary.text_of(token_ids[: step + 1], self.text)
+        self._num_read = len(token_ids)
+        return self._vocabulary.allowed(self.text, self._known)
 
 
 def _token_texts(tokenizer: Any, size: int) -> list[str]:

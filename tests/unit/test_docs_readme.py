@@ -28,6 +28,8 @@ SHOWN = {
     "allowed_origins": "none",
     "model": "none",
     "causal_model": "none",
+    "engine.vllm_key": "none",
+    "engine.vllm_adapters": "none",
 }
 """Defaults that the page writes in words."""
 

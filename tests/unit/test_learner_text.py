@@ -83,6 +83,19 @@ def test_falsified_words_are_refused(home: Home, written: list[Decision]) -> Non
     assert "false" not in update.lineage
 
 
+@pytest.mark.parametrize(("off", "refused"), [(0.3, 0), (0.4, 1)])
+def test_words_of_a_server_in_another_precision_teach_up_to_what_it_may_be_off_by(
+    home: Home, written: list[Decision], off: float, refused: int
+) -> None:
+    """A slack of 0.35 nats lets 0.3 pass and not 0.4; without slack neither would (the test above)."""
+    assert written[0].generated is not None
+    blurred = replace(written[0].generated, logprobs=tuple(p - off for p in written[0].generated.logprobs))
+    home.vote(home.say("where is my card", "card_arrival", generated=blurred, id="blurred"), 1)
+    home.resumed(config=replace(QUICK, text_slack=0.35)).step()
+
+    assert home.store.updates()[-1].metrics["refused"]["rescore"] == refused
+
+
 def test_a_published_encoder_loads_with_plain_peft(loop: Loop, home: Home, models: Path) -> None:
     """`PeftModel.from_pretrained` on the version's folder gives what the learner computes, not what the base does."""
     tokens = {"input_ids": torch.tensor([[2, 40, 50, 60, 3]]), "attention_mask": torch.ones(1, 5)}

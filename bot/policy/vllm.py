@@ -1,0 +1,294 @@
+"""Acts by our own engine, words by a vLLM server that we are pointed at.
+
+    the engine's champion moves -> verify -> load under a new name -> probe -> flip -> the old one drains -> unload
+
+A version serves only when both have it, so a reply is made by one version. Whatever happens to the server, approved replies
+go on: while it is gone nothing can be written (`can_write`), a reply that it was writing ends in ModelError, and the
+session shows the approved answer. `follow` finds the server again, and after its restart loads and probes everything anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from bot.conversation import Generated
+from bot.errors import AdapterError, ModelError, NotFound
+from bot.policy.grounding import amounts
+from bot.policy.types import ActRequest, Choice, Lease, Policy, TextDelta, TextRequest
+from bot.policy.vllm_adapters import Remote, RemoteAdapters, probe
+from bot.policy.vllm_server import Piece, Served, ServerGone, VllmServer, Words
+from bot.policy.vocabulary import MAX_PROMPT_TOKENS, AllowedNext, Vocabulary
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+LONGEST_WAIT_S = 15.0
+"""Between two attempts to reach a server that is gone."""
+
+
+class VllmPolicy:
+    """A `Policy`. Run `follow` beside it; everything happens on one event loop."""
+
+    def __init__(
+        self,
+        acts: Policy,
+        server: VllmServer,
+        remotes: RemoteAdapters,
+        vocabulary: Vocabulary,
+        *,
+        max_new: int,
+        tolerance: float,
+    ) -> None:
+        self._acts = acts
+        self._server = server
+        self._remotes = remotes
+        self._vocabulary = vocabulary
+        self._tolerance = tolerance
+        self._max_tokens = MAX_PROMPT_TOKENS + max_new
+        self._champion = acts.champion
+        self._standing = AsyncExitStack()
+        """Holds the engine's lease on our champion: the engine may have moved on already."""
+        self._held = ""
+        self._refs: Counter[str] = Counter()
+        self._known: dict[str, Remote | None] = {}
+        self._refused: dict[str, str] = {}
+        """Version -> why this server does not write for it."""
+        self._ready: set[str] = set()
+        """Names that the server has, and that were probed since we reached it."""
+        self._base = ""
+        """The base model's name on the server; empty while it is gone."""
+        self._complaint = ""
+
+    # --- Policy -----------------------------------------------------------------------------------------------------
+    @property
+    def champion(self) -> str:
+        """The version that new replies get."""
+        return self._champion
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the server is there and has the champion's words."""
+        return bool(self._base) and self._name(self._champion) is not None
+
+    def lease(self, version: str | None = None) -> AbstractAsyncContextManager[Lease]:
+        """Pin a version here and in the engine. Raises what the engine raises."""
+        return self._lease(version or self._champion)
+
+    @asynccontextmanager
+    async def _lease(self, version: str) -> AsyncIterator[Lease]:
+        self._refs[version] += 1
+        try:
+            async with self._acts.lease(version) as lease:
+                yield _VllmLease(self, lease)
+        finally:
+            self._refs[version] -= 1
+
+    async def write(self, request: TextRequest, version: str) -> AsyncGenerator[TextDelta, None]:
+        """Stream a reply. Raises ModelError, ServerGone."""
+        name = self._name(version)
+        if name is None:
+            raise ModelError(f"vLLM at {self._server.url} has no words of {version}: {self._why(version)}")
+        reply = _Reply(self._vocabulary, request)
+        sampled = self._server.stream(
+            name,
+            reply.words,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            stop_ids=sorted(self._vocabulary.stop_ids),
+        )
+        try:
+            async with aclosing(sampled) as pieces:
+                async for piece in pieces:
+                    yield TextDelta(reply.add(piece))
+        except ServerGone as error:
+            self._lose(error)
+            raise
+        yield TextDelta("", reply.generated)
+
+    def _name(self, version: str) -> str | None:
+        """The name to ask the server by; None when it cannot write for this version now."""
+        if not self._base or version in self._refused or version not in self._known:
+            return None
+        remote = self._known[version]
+        return self._base if remote is None else remote.name if remote.name in self._ready else None
+
+    def _why(self, version: str) -> str:
+        return self._refused.get(version) or ("not loaded yet" if self._base else "the server is gone")
+
+    # --- beside the server --------------------------------------------------------------------------------------------
+    async def follow(self, poll_s: float = POLL_S, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Keep the server in step with the champion and with who is leased. Runs until cancelled."""
+        wait_s = poll_s
+        while True:
+            try:
+                await self.step()
+                wait_s = poll_s
+            except Exception as error:  # noqa: BLE001 - this loop must outlive whatever a server or a folder says
+                if not isinstance(error, ServerGone):  # Those were told.
+                    self._complain(str(error))
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            await sleep(wait_s)
+
+    async def step(self) -> None:
+        """One round: reach the server, load and probe what it lacks, flip, unload. Raises ServerGone, ModelError."""
+        version = self._acts.champion
+        try:
+            try:
+                served = await self._reach()
+                await self._supply(version, served)
+            finally:
+                await self._flip(version)
+            await self._tidy(served)
+        except ServerGone as error:
+            self._lose(error)
+            raise
+
+    async def close(self) -> None:
+        """Let go of the engine's version and of the connections."""
+        await self._standing.aclose()
+        await self._server.close()
+
+    async def _reach(self) -> Served:
+        served = await self._server.served()
+        self._ready &= served.adapters.keys()
+        if not self._base:
+            await self._check(served)
+            self._ready.clear()
+            self._refused.clear()
+            self._base, self._complaint = served.base, ""
+            log.info("vLLM at %s writes, as %s", self._server.url, served.base)
+        return served
+
+    async def _check(self, served: Served) -> None:
+        """Raises ModelError for a server that was not started as it must be."""
+        if served.max_tokens < self._max_tokens:
+            raise ModelError(
+                f"vLLM at {self._server.url}: expected --max-model-len of {self._max_tokens} at least, "
+                f"got {served.max_tokens}"
+            )
+        vocabulary = self._vocabulary
+        prompt_ids = vocabulary.prompt_ids('[["system", "You help."], ["user", "Hello, who are you?"]]')
+        likely, masked = (vocabulary.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in ("I", "7"))
+        await self._server.check(served.base, prompt_ids, likely, min(vocabulary.stop_ids), masked)
+
+    async def _supply(self, champion: str, served: Served) -> None:
+        """Load and probe what the next replies need."""
+        wanted = [champion, self._champion, *(version for version in self._refs if self._refs[version])]
+        for version in dict.fromkeys(wanted):
+            if version not in self._refused and self._name(version) is None:
+                try:
+                    await self._load(version, served)
+                except (AdapterError, NotFound) as error:
+                    self._refused[version] = str(error)
+                    log.warning("no words by vLLM for %s: %s", version, error)
+
+    async def _load(self, version: str, served: Served) -> None:
+        remote = await asyncio.to_thread(self._remotes.of, version)
+        if remote is not None:
+            if remote.name not in served.adapters:
+                await self._server.load(remote.name, remote.path)
+            elif served.adapters[remote.name] != remote.path:
+                raise AdapterError(f"{version}: expected it from {remote.path}, got {served.adapters[remote.name]}")
+            await probe(self._server, served.base, remote, self._tolerance)
+            self._ready.add(remote.name)
+        self._known[version] = remote
+
+    async def _flip(self, version: str) -> None:
+        """Follow the engine, unless the server refused that version's words: then the version before goes on serving."""
+        if version == self._held or version in self._refused:
+            return
+        entered = AsyncExitStack()
+        await entered.enter_async_context(self._acts.lease(version))
+        old, self._standing = self._standing, entered
+        self._champion = self._held = version
+        log.info("serving %s, its words by vLLM", version)
+        await old.aclose()
+
+    async def _tidy(self, served: Served) -> None:
+        """Unload this home's adapters that nobody needs; after the last request that needed them has ended."""
+        needed = {self._champion, self._acts.champion} | {version for version in self._refs if self._refs[version]}
+        names = {remote.name for version in needed if (remote := self._known.get(version)) is not None}
+        for name in served.adapters:
+            if name.startswith(self._remotes.prefix) and name not in names:
+                self._ready.discard(name)
+                await self._server.unload(name)
+        self._known = {version: remote for version, remote in self._known.items() if version in needed}
+        self._refs = +self._refs
+
+    def _lose(self, error: ServerGone) -> None:
+        self._base = ""
+        self._complain(f"{error}; approved replies until it is back")
+
+    def _complain(self, line: str) -> None:
+        """Once, until something else is wrong."""
+        if line != self._complaint:
+            log.warning("%s", line)
+        self._complaint = line
+
+
+class _Reply:
+    """One reply while it is written."""
+
+    def __init__(self, vocabulary: Vocabulary, request: TextRequest) -> None:
+        known = amounts(" ".join(request.sources))
+        self.words = Words(vocabulary.prompt_ids(request.prompt), request.temperature, tuple(sorted(known)))
+        self._request = request
+        self._allowed = AllowedNext(vocabulary, known)
+        self._token_ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._stop_reason = ""
+
+    def add(self, piece: Piece) -> str:
+        """The text that a piece adds. Raises ModelError for words that the mask forbids: nobody may see them."""
+        before = self._allowed.text
+        if len(piece.token_ids) != len(piece.logprobs):
+            raise ModelError(f"vLLM: expected a log-probability for each token, got {piece}")
+        for token_id, logprob in zip(piece.token_ids, piece.logprobs, strict=True):
+            if not self._allowed.after(self._token_ids)[token_id]:
+                raise ModelError(
+                    "vLLM: expected words that the sources allow, got others (is bot.policy.vllm_mask on?)"
+                )
+            self._token_ids.append(token_id)
+            self._logprobs.append(logprob)
+        self._allowed.after(self._token_ids)
+        self._stop_reason = piece.stop_reason
+        return self._allowed.text[len(before) :]
+
+    @property
+    def generated(self) -> Generated:
+        """The whole record."""
+        return Generated(
+            prompt_ids=self.words.prompt_ids,
+            token_ids=tuple(self._token_ids),
+            logprobs=tuple(self._logprobs),
+            temperature=self.words.temperature,
+            sources=self._request.sources,
+            text=self._allowed.text.strip(),
+            stop_reason=self._stop_reason,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _VllmLease:
+    """One version, pinned."""
+
+    policy: VllmPolicy
+    acts: Lease
+
+    @property
+    def version(self) -> str:
+        """The version of acts and words."""
+        return self.acts.version
+
+    async def choose(self, request: ActRequest) -> Choice:
+        """Draw one act."""
+        return await self.acts.choose(request)
+
+    def write(self, request: TextRequest) -> AsyncGenerator[TextDelta, None]:
+        """Stream a reply."""
+        return self.policy.write(request, self.version)

@@ -1,0 +1,227 @@
+"""One vLLM server over its OpenAI-compatible HTTP interface. Knows nothing of versions, policies or replies.
+
+    served    what is loaded: the base model and the adapters beside it
+    load      an adapter under a name never used before; unload
+    stream    sampled tokens with their log-probabilities, as they come
+    score     log-probabilities of given tokens: one request a token, all at once, over one shared prefix
+
+Log-probabilities mean what we need (temperature and grounding mask applied) only on a server that was started with
+`--logprobs-mode processed_logprobs` and `--logits-processors bot.policy.vllm_mask:GroundedWords`; `check` tells.
+Written against vLLM 0.32 (docs.vllm.ai, "OpenAI-Compatible Server", "LoRA Adapters").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from bot.errors import AdapterError, ModelError
+from bot.policy.vocabulary import KNOWN_ARG, WRITTEN_ARG
+
+CONNECT_S = 2.0
+SILENCE_S = 60.0
+"""A server that says nothing for this long is taken for dead."""
+MASKED = -1000.0
+"""JSON has no -inf: vLLM writes -9999 for it."""
+
+
+class ServerGone(ModelError):
+    """The server does not answer, or stopped in the middle: it may be back soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server has loaded."""
+
+    base: str
+    """Name of the base model."""
+    max_tokens: int
+    """Prompt and reply together."""
+    adapters: Mapping[str, str]
+    """Name -> path as the server sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What to go on from, and the distribution to draw from or to score under."""
+
+    prompt_ids: tuple[int, ...]
+    temperature: float
+    known: tuple[str, ...]
+    """Amounts that the text may carry, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of a stream with their log-probabilities, nats."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: str = ""
+    """`stop` or `length` in the last piece."""
+
+
+class VllmServer:
+    """A client; one connection pool."""
+
+    def __init__(self, url: str, key: str = "") -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    # --- what is loaded ---------------------------------------------------------------------------------------------
+    async def served(self) -> Served:
+        """What is loaded now. Raises ServerGone."""
+        cards = self._body(await self._call("GET", "/v1/models"))["data"]
+        base = next(card for card in cards if not card.get("parent"))
+        adapters = {card["id"]: str(card.get("root") or "") for card in cards if card.get("parent")}
+        return Served(base["id"], int(base.get("max_model_len") or 0), adapters)
+
+    async def load(self, name: str, path: str) -> None:
+        """Load an adapter. Raises AdapterError with the server's reason, ModelError, ServerGone."""
+        answer = await self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        if answer.status_code in (404, 405) and not _reason(answer):
+            raise ModelError(
+                f"vLLM at {self.url}: expected a server that loads adapters (--enable-lora and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1), got one that does not"
+            )
+        if answer.is_error:
+            raise AdapterError(f"vLLM at {self.url} refuses {name} from {path}: {_reason(answer)}")
+
+    async def unload(self, name: str) -> None:
+        """Forget an adapter's name; one that is not there is no error. Requests that run keep theirs."""
+        await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+
+    # --- words ------------------------------------------------------------------------------------------------------
+    async def stream(
+        self, model: str, words: Words, *, max_tokens: int, seed: int, stop_ids: Sequence[int]
+    ) -> AsyncGenerator[Piece, None]:
+        """Sample. Closing the iterator cancels the request. Raises ServerGone, ModelError."""
+        body = _request(model, words, 0) | {
+            "max_tokens": max_tokens,
+            "seed": seed & 0x7FFFFFFFFFFFFFFF,
+            "stop_token_ids": list(stop_ids),
+            "logprobs": 0,
+            "stream": True,
+            "return_token_ids": True,
+        }
+        is_whole = False
+        try:
+            async with self._http.stream("POST", "/v1/completions", json=body) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    self._body(answer)
+                async for line in answer.aiter_lines():
+                    piece = _piece(line)
+                    if piece is not None:
+                        is_whole = is_whole or bool(piece.stop_reason)
+                        yield piece
+        except httpx.TransportError as error:
+            raise ServerGone(f"vLLM at {self.url} stopped in the middle of a reply ({type(error).__name__})") from error
+        if not is_whole:
+            raise ServerGone(f"vLLM at {self.url} ended a reply before its end")
+
+    async def score(self, model: str, words: Words, token_ids: Sequence[int]) -> list[float]:
+        """Log-probability of each of these tokens behind the prompt and the tokens before it."""
+        each = [self.score_next(model, words, token_ids[:step], (token_id,)) for step, token_id in enumerate(token_ids)]
+        return [found[0] for found in await asyncio.gather(*each)]
+
+    async def score_next(
+        self, model: str, words: Words, written: Sequence[int], candidates: Sequence[int]
+    ) -> list[float]:
+        """Log-probability of each candidate as the next token."""
+        body = _request(model, words, len(written)) | {
+            "prompt": [*words.prompt_ids, *written],
+            "max_tokens": 1,
+            "logprobs": 1,
+            "logprob_token_ids": list(candidates),
+            "return_tokens_as_token_ids": True,
+        }
+        found = self._body(await self._call("POST", "/v1/completions", body))["choices"][0]["logprobs"]["top_logprobs"]
+        return [float(found[0][f"token_id:{token_id}"]) for token_id in candidates]
+
+    async def check(self, model: str, prompt_ids: tuple[int, ...], likely: int, unlikely: int, masked: int) -> None:
+        """Raise ModelError unless log-probabilities are those of the distribution that is sampled from.
+
+        `likely` and `unlikely` are two tokens that may come next, `masked` is one that may not.
+        """
+        gaps = []
+        for temperature in (1.0, 0.5):
+            first, second = await self.score_next(model, Words(prompt_ids, temperature, ()), (), (likely, unlikely))
+            gaps.append(first - second)
+        if abs(gaps[1] - 2 * gaps[0]) > 0.25 * abs(gaps[0]):
+            raise ModelError(
+                f"vLLM at {self.url}: expected log-probabilities after temperature "
+                "(--logprobs-mode processed_logprobs), got them from before it"
+            )
+        (forbidden,) = await self.score_next(model, Words(prompt_ids, 1.0, ()), (), (masked,))
+        if forbidden > MASKED:
+            raise ModelError(
+                f"vLLM at {self.url}: expected a server that keeps to the sources "
+                "(--logits-processors bot.policy.vllm_mask:GroundedWords), got one that may write any amount"
+            )
+
+    # --- HTTP -------------------------------------------------------------------------------------------------------
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise ServerGone(f"vLLM at {self.url} does not answer ({type(error).__name__})") from error
+
+    def _body(self, answer: httpx.Response) -> Any:
+        """Raises ServerGone for what a dying server says, ModelError for a refusal."""
+        if answer.status_code >= 500:
+            raise ServerGone(f"vLLM at {self.url} failed: HTTP {answer.status_code} {_reason(answer)}".rstrip())
+        if answer.is_error:
+            raise ModelError(f"vLLM at {self.url}: HTTP {answer.status_code} {_reason(answer)}".rstrip())
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ModelError(f"vLLM at {self.url}: expected JSON, got {answer.text[:80]!r}") from error
+
+
+def _request(model: str, words: Words, num_written: int) -> dict[str, Any]:
+    return {
+        "model": model,
+        "prompt": list(words.prompt_ids),
+        "temperature": words.temperature,
+        "vllm_xargs": {KNOWN_ARG: list(words.known), WRITTEN_ARG: num_written},
+    }
+
+
+def _piece(line: str) -> Piece | None:
+    """Of one server-sent event; None for a line without tokens."""
+    if not line.startswith("data: ") or line == "data: [DONE]":
+        return None
+    event = json.loads(line.removeprefix("data: "))
+    if "error" in event:
+        raise ServerGone(f"vLLM failed in the middle of a reply: {event['error'].get('message', '')[:200]}")
+    if not event["choices"]:
+        return None
+    choice = event["choices"][0]
+    logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or ()
+    return Piece(tuple(choice.get("token_ids") or ()), tuple(logprobs), choice.get("finish_reason") or "")
+
+
+def _reason(answer: httpx.Response) -> str:
+    """The server's own words; empty when the route itself is missing."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return answer.text[:200]
+    error = body.get("error") if isinstance(body, dict) else None
+    message = error.get("message") if isinstance(error, dict) else body.get("message") if isinstance(body, dict) else ""
+    return str(message or "")[:300]
