@@ -121,7 +121,7 @@ def _bench(settings: Settings, args: argparse.Namespace) -> int:
 HANDLERS: Mapping[str, Handler] = {
     "up": _by_name("bot.up:main"),
     "serve": _serve,
-    "learn": _by_name("online_learning.loop:main"),
+    "learn": _by_name("online_learning.process:main"),
     "simulate": _by_name("online_learning.simulate.run:main"),
     "eval": _by_name("online_learning.evaluate:main"),
     "bench": _bench,

@@ -68,6 +68,8 @@ class LearnSettings:
     algorithm: str = "likelihood"
     """What acts are learned by: `likelihood` (the thumb modelled), `ppo`, or another rung of `rejoinder bench ladder`. Words
     are always learned by PPO."""
+    augment: float = 0.0
+    """Share of the rows that teach in a second wording as well: with slips, emoji, filler, orders to the bot."""
     layers: str = "head"
     """What of the encoder is adapted: `head` (a linear map of its embeddings; seconds an update) or `all` layers."""
     peft: str = "lora"
@@ -190,6 +192,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "learn.window": (1, 1e9),
     "learn.holdout_share": (0.0, 0.9),
     "learn.ask_share": (0.0, 0.2),
+    "learn.augment": (0.0, 1.0),
     "learn.case_weight": (0.0, 10.0),
     "learn.keep_versions": (1, 1e9),
     "learn.poll_s": (0.001, 3600.0),

@@ -44,6 +44,8 @@ class Credit:
     advantage: float
     value_target: float
     """What V(state) should have said: advantage + V."""
+    weight: float = 1.0
+    """Of the row among the others, 0..1."""
 
 
 def gae(rewards_C_N: Floats, values_C_N: Floats, lengths_C: NDArray[np.int64], gamma: float, lam: float) -> Floats:

@@ -8,55 +8,53 @@ written after both folders are durable. The pointer moves last; a crash in betwe
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import logging
 import math
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bot.conversation import BASE_VERSION, Decision
-from bot.domain import Domain, load_domain
-from bot.errors import AdapterError, ConfigError, ConflictError, StoreError
-from bot.feedback.rules import Rules, load_rules
+from bot.domain import Domain
+from bot.errors import AdapterError, ConflictError, StoreError
+from bot.feedback.rules import Rules
 from bot.feedback.settle import apply_rules, rules_in_force, settle
 from bot.feedback.store import Rated, Store, UpdateRow
-from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
 from bot.policy.cases import Cases, make_cases
 from bot.policy.causal import CausalPart
-from bot.policy.download import find_or_fetch
-from bot.policy.encoder import EncoderPart
-from bot.policy.model import PolicyModel
 from bot.settings import Settings
 from online_learning.advantages import Credit, credit
 from online_learning.batch import admit
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
-from online_learning.config import LearnerConfig, recipe
 from online_learning.evidence import collect_evidence, rescore
 from online_learning.gate import Thresholds, Verdict, judge
 from online_learning.metrics import MetricsLog, finite
-from online_learning.offline import ConversationTests, OfflinePolicy
+from online_learning.offline import ConversationTests
 from online_learning.publish import Weights, publish
 from online_learning.update import CURRENT, Learner
 
 log = logging.getLogger(__name__)
 
-LEARNER_NICENESS = 10
-"""Replies come before updates wherever both want a core."""
 RECENT_STATES = 128
 """Rows on which the distance of a candidate is measured."""
+
+
+Watch = Callable[[Verdict], None]
+"""Told of each verdict while the candidate is still in the learner. Nothing comes back from whoever watches."""
+
+
+def nobody(_: Verdict) -> None:
+    """Watches nothing."""
+
+
+Augment = Callable[[Sequence[Credit]], list[Credit]]
+"""The rows that teach, and more of them in other wordings."""
 
 
 class Stopped(Exception):
@@ -99,6 +97,8 @@ class Loop:
         *,
         load_writer: Callable[[], CausalPart],
         thresholds: Thresholds | None = None,
+        watch: Watch = nobody,
+        augment: Augment = list,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -110,6 +110,8 @@ class Loop:
         self.thresholds = thresholds or Thresholds()
         self.config = learner.config
         self._load_writer = load_writer
+        self._watch = watch
+        self._augment = augment
         self.weights = Weights(adapters, learner)
         self.metrics_log = MetricsLog(settings.learner / "tensorboard")
         self.stop = threading.Event()
@@ -215,7 +217,8 @@ class Loop:
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
         champion["recent"] = self.learner.score(recent, CURRENT, leave_out_own=True)
         try:
-            metrics: dict[str, Any] = finite(self.learner.update(batch.credits, rng, self._progress, self._version))
+            earned = self._augment(batch.credits)
+            metrics: dict[str, Any] = finite(self.learner.update(earned, rng, self._progress, self._version))
             self.learner.remember(batch.cases)
             self._progress("gate", 0, 1)
             tests = (self.tests.results(CURRENT), tests_before)
@@ -227,9 +230,11 @@ class Loop:
             self.learner.restore(before)
             raise
         verdict = judge(evidence, self.thresholds)
-        metrics |= {"rows": len(batch.credits), "fresh": batch.num_fresh, "refused": dict(batch.refused)}
+        metrics |= {"rows": len(batch.credits), "twins": len(earned) - len(batch.credits)}
+        metrics |= {"fresh": batch.num_fresh, "refused": dict(batch.refused)}
         metrics |= {"gate": {"passed": verdict.passed, "reasons": list(verdict.reasons), **verdict.report}}
         metrics["seconds"] = time.perf_counter() - started
+        self._watch(verdict)
         self._finish(batch, number, verdict, metrics, before)
         return verdict
 
@@ -363,69 +368,3 @@ class Loop:
         """Heartbeat for the studio page, readiness checks and the simulator."""
         record = {"state": state, "at": time.time(), "version": self._version, "ticket": self._ticket, **more}
         self.store.put_status("learner", record)
-
-
-@contextmanager
-def only_learner(home: Path) -> Iterator[None]:
-    """Two learners on one home would learn the same rewards twice. Raises ConfigError when there is one already."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "learner.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"learn: expected no other learner on {home}, got one that is running") from error
-        yield
-
-
-def build_loop(
-    settings: Settings, store: Store, config: LearnerConfig | None = None, domain: Domain | None = None
-) -> Loop:
-    """Models, domain and rules of the settings, connected; `domain` in place of the one that the settings name."""
-    torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
-    torch.manual_seed(settings.seed or 0)
-    config = config or replace(
-        recipe(settings.learn.algorithm, settings.learn.layers),
-        peft=settings.learn.peft,
-        text_adapts_prompt=settings.learn.text_adapts_prompt,
-        text_slack=settings.engine.vllm_tolerance if settings.engine.backend == "vllm" else 0.0,
-    )
-    domain = domain or load_domain(settings.domain)
-
-    def load_writer() -> CausalPart:
-        return CausalPart(find_or_fetch("causal", settings))
-
-    causal = load_writer() if "causal" in settings.policy.parts else None
-    model = PolicyModel(EncoderPart(find_or_fetch("encoder", settings)), causal, alpha=settings.policy.causal_alpha)
-    settings.learner.mkdir(parents=True, exist_ok=True)
-    try:
-        offline = OfflinePolicy(model, domain, settings, settings.learner / "knowledge.db")
-    except StoreError as error:
-        log.warning("%s; keeping it in memory", error)
-        offline = OfflinePolicy(model, domain, settings)
-    return Loop(
-        settings,
-        store,
-        AdapterStore(settings.adapters, home_secret(settings.home)),
-        domain,
-        load_rules(domain.rewards_path),
-        Learner(model, config, causal),
-        ConversationTests(offline, domain),
-        load_writer=load_writer,
-    )
-
-
-def main(settings: Settings, _: argparse.Namespace) -> int:
-    """`rejoinder learn`: until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("online_learning").setLevel(logging.INFO)
-    with suppress(OSError):  # a sandbox may forbid it; learning matters more than manners
-        os.nice(LEARNER_NICENESS)
-    with only_learner(settings.home), Store(settings.database) as store:
-        loop = build_loop(settings, store)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: loop.stop.set())
-        loop.resume()
-        log.info("learning from %s; serving version %s", settings.home, loop.adapters.champion().version)
-        loop.run()
-        loop.metrics_log.close()
-    return 0

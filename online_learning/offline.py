@@ -26,6 +26,8 @@ from bot.policy.model import ActRow, PolicyModel
 from bot.settings import Settings
 from online_learning.gate import TestResults
 
+REMEMBERED_QUERIES = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
@@ -63,6 +65,7 @@ class OfflinePolicy:
         self._model = model
         self._domain = domain
         self._settings = settings
+        self._read: dict[str, tuple[int, ...]] = {}
         words = model.encoder.words if settings.policy.mend else None
         self._retriever = Retriever(domain, KnowledgeIndex(cache), _BaseEmbedder(model.encoder), words)
         asyncio.run(self._retriever.build())
@@ -73,6 +76,16 @@ class OfflinePolicy:
         queries = [render.query_text(state) for state in states]
         found = asyncio.run(self._retriever.find_all(queries, self._settings.policy.num_candidates))
         return [self._row(state, one) for state, one in zip(states, found, strict=True)]
+
+    def read(self, queries: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of questions as a server reads them; remembered."""
+        missing = list(dict.fromkeys(query for query in queries if query not in self._read))
+        found = map(self._model.encoder.tokenize, asyncio.run(self._retriever.read(missing)) if missing else ())
+        self._read.update(zip(missing, found, strict=True))
+        ids = [self._read[query] for query in queries]
+        while len(self._read) > REMEMBERED_QUERIES:
+            self._read.pop(next(iter(self._read)))
+        return ids
 
     def _row(self, state: State, found: Found) -> ActRow:
         policy = self._settings.policy

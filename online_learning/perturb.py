@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from online_learning.advantages import Credit
+from online_learning.statistics import seeded
 
 LETTERS_PER_TYPO = 43
 """2.3 % of what 37,370 people typed on phones was wrong and stayed so (Palin et al., MobileHCI 2019). At least one a text."""
@@ -22,7 +23,8 @@ LETTERS_PER_TYPO_IN_HASTE = 15
 SHORTEST_TYPO_WORD = 4
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
-Tokenize = Callable[[str], tuple[int, ...]]
+Read = Callable[[Sequence[str]], Sequence[tuple[int, ...]]]
+"""Token ids of questions as the server reads them, slips mended and asides left out."""
 Perturb = Callable[[str, np.random.Generator, "Wording"], str]
 
 
@@ -74,28 +76,35 @@ def perturbed(text: str, kind: str, rng: np.random.Generator, wording: Wording =
 
 
 def augmented(
-    earned: Sequence[Credit],
-    tokenize: Tokenize,
-    rng: np.random.Generator,
-    *,
-    share: float = 0.5,
-    kinds: Sequence[str] = (),
+    earned: Sequence[Credit], *, read: Read, share: float, seed: int, kinds: Sequence[str] = ()
 ) -> list[Credit]:
-    """Twins of a share of the rows: the question perturbed and tokenised again, act and credit as they were.
+    """The rows, and behind them twins of a share of them: the question perturbed and read again, all else as it was.
 
-    Who asks the same with a slip of the finger would have rated the same answer alike. The behaviour's log-probability
-    stays that of the question as it was asked, so importance weights of twins are approximate. `kinds`: empty is all.
+    Who asks the same with a slip of the finger would have rated the same answer alike. That is not a second opinion: a
+    row and its twin count half each. Whether a row has a twin, and which, depends on seed and row alone, so that what is
+    read for one update is read for all. The stored log-probabilities stay those of the question as it was asked, so
+    importance weights of twins are approximate. Words are not taught by twins. `kinds`: empty is all.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected 0..1, got {share!r}")
+    queries = {i: query for i, row in enumerate(earned) if (query := _asked_otherwise(row, share, seed, kinds))}
+    ids = dict(zip(queries, read(list(queries.values())) if queries else (), strict=True))
+    rows = [replace(row, weight=row.weight / 2) if i in queries else row for i, row in enumerate(earned)]
+    return [*rows, *(_twin(rows[i], query, ids[i]) for i, query in queries.items())]
+
+
+def _asked_otherwise(row: Credit, share: float, seed: int, kinds: Sequence[str]) -> str:
+    """The row's question perturbed in one way; empty for a row without a twin."""
+    rng = seeded(seed, f"twin {row.decision.id}")
+    if rng.random() >= share:
+        return ""
     names = tuple(kinds) or tuple(KINDS)
-    chosen = [credit for credit in earned if rng.random() < share]
-    return [_twin(credit, names[int(rng.integers(len(names)))], tokenize, rng) for credit in chosen]
+    return perturbed(row.decision.query, names[int(rng.integers(len(names)))], rng, TEACHING)
 
 
-def _twin(credit: Credit, kind: str, tokenize: Tokenize, rng: np.random.Generator) -> Credit:
-    query = perturbed(credit.decision.query, kind, rng, TEACHING)
-    return replace(credit, decision=replace(credit.decision, query=query, query_ids=tokenize(query)))
+def _twin(row: Credit, query: str, query_ids: tuple[int, ...]) -> Credit:
+    decision = replace(row.decision, id=f"{row.decision.id}~", query=query, query_ids=query_ids, generated=None)
+    return replace(row, decision=decision)
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------

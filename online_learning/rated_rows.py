@@ -28,6 +28,7 @@ class RatedRows:
     start_logprobs_N_A: Tensor
     advantages_N: Tensor
     returns_N: Tensor
+    weights_N: Tensor
     certain_N: Tensor
     """bool: an operator said so."""
 
@@ -44,6 +45,7 @@ class RatedRows:
             self.start_logprobs_N_A[places],
             self.advantages_N[places],
             self.returns_N[places],
+            self.weights_N[places],
             self.certain_N[places],
         )
 
@@ -62,6 +64,7 @@ def rated_rows(
         padded(start, width),
         torch.tensor([credit.advantage for credit in earned], device=device, dtype=torch.float32),
         torch.tensor([credit.value_target for credit in earned], device=device, dtype=torch.float32),
+        torch.tensor([credit.weight for credit in earned], device=device, dtype=torch.float32),
         torch.tensor([is_operator(decision.person_id) for decision in decisions], device=device),
     )
 

@@ -9,6 +9,7 @@ Shapes: `B` rows, `K` clusters, `R` resamples, `C` columns.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,36 @@ def paired_difference(
     if after.shape != before.shape:
         raise ValueError(f"paired_difference: expected equal shapes, got {after.shape} and {before.shape}")
     return mean_interval(after - before, rng, clusters_B, level=level, num_resamples=num_resamples)
+
+
+def probability_not_below(
+    after_B: ArrayLike, before_B: ArrayLike, rng: np.random.Generator, *, num_resamples: int = 10_000
+) -> float:
+    """One-sided paired bootstrap: how often, of rows drawn anew, the mean of after - before is 0 or more.
+
+    Small where `after` is below `before` beyond chance. Never 0: the sample itself counts as one draw (Davison and
+    Hinkley 1997, 4.2.5). Raises ValueError without rows.
+    """
+    differences_B = np.asarray(after_B, dtype=np.float64) - np.asarray(before_B, dtype=np.float64)
+    if not differences_B.size:
+        raise ValueError("probability_not_below: expected at least one row, got none")
+    values, counts = np.unique(differences_B, return_counts=True)  # Rows that are alike are drawn together.
+    draws_R = rng.multinomial(counts.sum(), counts / counts.sum(), size=num_resamples) @ values
+    return float((1 + (draws_R >= 0).sum()) / (1 + num_resamples))
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several hypotheses are refuted when the chance that any is so wrongly is to stay below `level`.
+
+    The smallest of m values must be at most level / m, the next level / (m - 1), ...; the first that is not ends it
+    (Holm 1979).
+    """
+    refuted = [False] * len(p_values)
+    for rank, place in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        if p_values[place] > level / (len(p_values) - rank):
+            break
+        refuted[place] = True
+    return refuted
 
 
 def effective_sample_size(weights_B: ArrayLike) -> float:

@@ -38,7 +38,7 @@ from online_learning.rated_rows import RatedRows, padded, rated_rows
 CURRENT = "current"
 """Adapter name of the policy being trained."""
 SCORING_BATCH = 64
-START_CACHE = 8192
+START_CACHE = 16384
 """Rows whose start distribution is kept in memory (about 100 bytes each)."""
 Progress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
@@ -267,7 +267,7 @@ class Learner:
             advantages_B=rows.advantages_N,
             returns_B=rows.returns_N,
             values_B=self.value(scored.states_B_D),
-            weights_B=torch.ones_like(rows.returns_N),
+            weights_B=rows.weights_N,
             temperatures_B=rows.prepared.temperature_B_1.squeeze(1),
             certain_B=rows.certain_N,
             **self._q_fields(rows, scored),

@@ -85,9 +85,13 @@ class Retriever:
 
     async def find_all(self, queries: Sequence[str], num_articles: int) -> list[Found]:
         """`find` for many questions, embedded together."""
-        read = list(queries) if self._speller is None else await self._to_the_point(map(self._speller.mended, queries))
+        read = await self.read(queries)
         vectors_B_D = await self._embedder.embed(read)
         return [self._found(query, vector, num_articles) for query, vector in zip(read, vectors_B_D, strict=True)]
+
+    async def read(self, queries: Sequence[str]) -> list[str]:
+        """What is made of questions before they are looked up, and what the policy is shown of them."""
+        return list(queries) if self._speller is None else await self._to_the_point(map(self._speller.mended, queries))
 
     async def _to_the_point(self, queries: Iterable[str]) -> list[str]:
         """Questions of several sentences without those beside the point."""

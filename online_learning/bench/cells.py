@@ -10,7 +10,8 @@ import numpy as np
 from online_learning.statistics import Floats, Ints, mean_interval, paired_difference, seeded
 
 Cell = Mapping[str, Any]
-"""`marks` {before, after} -> name -> one number a judged question; `peer_marks` the same by peer; `groups`."""
+"""`marks` {before, after} -> name -> one number a judged question; `peer_marks` the same by peer; `groups`; `right_start`:
+the mark `right` when the articles of the end were first judged; `verdicts`: see `online_learning.bench.verdicts`."""
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
 

@@ -26,7 +26,7 @@ from bot.errors import ConfigError
 from bot.feedback.rules import load_rules
 from bot.feedback.store import Store
 from bot.settings import Settings
-from online_learning.bench import drift, scope, second, wording
+from online_learning.bench import drift, scope, second, verdicts, wording
 from online_learning.bench.cells import Cell, checkpoints, interval, mean, peer_mean
 from online_learning.bench.curve import write_curve
 from online_learning.bench.peers import Bandit, Cases, Peer, PeerOutcome, Retriever, judge, probe, run_peer
@@ -46,6 +46,8 @@ from online_learning.evaluate import load_questions, with_knowledge
 
 CHECKPOINTS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 7500, 10000)
 """Thumbs (turns, where the plan ends by turns) after which the policy is evaluated."""
+CELL_FORMAT = 2
+"""Of what is kept of a finished seed; cells of another are not read."""
 LAST_TURNS = 500
 """`satisfaction`: share of right replies among the last so many that were served."""
 
@@ -107,7 +109,7 @@ class Setting:
         texts = [[article.id, *article.texts] for article in articles] + [repr(files.domain.triggers)]
         rows = [[[q.text, q.answer] for q in group] for group in (files.questions, files.judged, files.warm)]
         rules_hash = load_rules(files.domain.rewards_path).rules_hash
-        said = [repr(asdict(self.config)), self.served, rules_hash, plan, texts, rows, list(files.outside)]
+        said = [CELL_FORMAT, repr(asdict(self.config)), self.served, rules_hash, plan, texts, rows, list(files.outside)]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
@@ -207,11 +209,13 @@ def _played(settings: Settings, setting: Setting, scenario: Scenario, plan: Plan
 
 def _record(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
     last = [point for point in outcome.points if point.phase == len(scenario.phases) - 1]
+    first = next(point for point in outcome.points if scenario.phases[point.phase].domain is scenario.domain)
     warm = [point for point in outcome.points if scenario.phases[0].told and point.phase == 1]
     return {
         "curve": [_on_curve(point) for point in outcome.points if not scenario.phases[point.phase].told],
         "start": float(outcome.points[0].marks["right"].mean()),
         "warm": float(warm[0].marks["right"].mean()) if warm else None,
+        "right_start": first.marks["right"].tolist(),
         "marks": {"before": _listed(last[0].marks), "after": _listed(last[-1].marks)},
         "turns": len(outcome.rights),
         "thumbs": outcome.num_thumbs,
@@ -220,6 +224,7 @@ def _record(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
         "besides": dict(outcome.num_besides),
         "updates": len(outcome.updates),
         "refused": outcome.updates.count("refused"),
+        "verdicts": [verdicts.recorded(judged) for judged in outcome.verdicts],
         "learner_s": outcome.learner_s,
         "total_s": outcome.total_s,
     }
@@ -286,6 +291,7 @@ def _report(setting: Setting, cells: Sequence[Cell]) -> dict[str, Any]:
         "by_seed": [round(end["accuracy"], 4) for end in ends],
         "updates": sum(cell["updates"] for cell in cells),
         "refused_by_gate": sum(cell["refused"] for cell in cells),
+        **verdicts.figures(cells),
         "peers": {name: peer_mean([cell["peers"][name] for cell in cells]) for name in names},
         "thumbs_per_second": round(sum(c["thumbs"] for c in cells) / sum(c["learner_s"] for c in cells), 1),
         "checkpoints": checkpoints([cell["curve"] for cell in cells]),

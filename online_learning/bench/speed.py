@@ -43,8 +43,8 @@ from online_learning.bench.product import questions_of, throw_away
 from online_learning.bench.speed_store import Cost, TimedLoop, TimedStore, fill
 from online_learning.config import DEEP, LearnerConfig
 from online_learning.evaluate import Question
-from online_learning.loop import build_loop
 from online_learning.offline import OfflinePolicy
+from online_learning.process import build_loop
 
 SMALLEST = 1000
 """Decisions in the smallest store."""

@@ -1,7 +1,8 @@
 """A scenario played to the real policy, store, rules, learner and gate, without a server.
 
 The policy that serves is the learner's own, under the adapter it trains: between two updates that is the champion.
-Right acts decide thumbs here and are seen by nothing else.
+Right acts decide thumbs here and are seen by nothing else. Each candidate is judged on the questions nobody asks after
+the gate has spoken: what is found is noted, and neither gate nor learner is told.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from bot.policy.asking import Asker
 from bot.policy.model import ActRow, draw
 from bot.settings import Settings
 from online_learning.bench.scenario import Marks, Plan, Scenario, answered, is_right, label, marks_of
+from online_learning.bench.verdicts import Judged
 from online_learning.bench.views import Embeddings, embeddings
 from online_learning.config import LearnerConfig
-from online_learning.loop import Loop, build_loop
+from online_learning.gate import Verdict
+from online_learning.loop import Loop
 from online_learning.offline import OfflinePolicy
+from online_learning.process import build_loop
 from online_learning.simulate.users import NOISES, Turn
 from online_learning.statistics import seeded
 from online_learning.update import CURRENT
@@ -60,6 +64,8 @@ class Outcome:
     """Signals besides thumbs, by kind; `asked_after_wrong`: turns that followed a wrong reply in a conversation."""
     updates: tuple[str, ...]
     """Outcome of each."""
+    verdicts: tuple[Judged, ...]
+    """The gate's, with what each candidate was truly worth."""
     learner_s: float
     """Of the stream; what an operator tells before it is left out."""
     total_s: float
@@ -89,7 +95,7 @@ class Stream:
         self._store = store
         self._scenario = scenario
         self._plan = plan
-        self._loop: Loop = build_loop(settings, store, config, replace(scenario.domain, tests=()))
+        self._loop: Loop = build_loop(settings, store, config, replace(scenario.domain, tests=()), self._note)
         self._model = self._loop.learner.model
         self._policy = OfflinePolicy(self._model, scenario.domain, settings)
         self._rows = self._prepared()
@@ -99,10 +105,14 @@ class Stream:
         self._num_said: Counter[str] = Counter()
         self._last: dict[str, tuple[Decision, bool]] = {}
         self._besides: Counter[str] = Counter()
+        self._phase = 0
         self._points: list[Point] = []
+        self._verdicts: list[Judged] = []
+        self._champion: Marks = {}
         self._rights: list[bool] = []
         self._rated: set[int] = set()
         self._learner_s = 0.0
+        self._judging_s = 0.0
 
     def _prepared(self) -> list[dict[str, ActRow]]:
         """By phase, rows by question; neighbouring phases of one domain share them."""
@@ -143,13 +153,15 @@ class Stream:
             rated=frozenset(self._rated),
             num_besides=dict(self._besides),
             updates=tuple(update.outcome for update in self._store.updates(1_000_000)),
+            verdicts=tuple(self._verdicts),
             learner_s=self._learner_s,
             total_s=time.perf_counter() - started,
         )
 
     def _play(self, number: int, checkpoints: Sequence[int], progress: Callable[[int, int], None]) -> None:
         """One phase."""
-        self._judge(number)
+        self._phase = number
+        self._judge()
         phase = self._scenario.phases[number]
         talk = phase.talk()
         block = next(talk, None)
@@ -160,9 +172,9 @@ class Stream:
             self._learner_s += 0.0 if phase.told else took_s
             block = answered(talk, rights)
             if block and any(before < mark <= self._count for mark in checkpoints) and not self._is_over:
-                self._judge(number)
+                self._judge()
             progress(len(self._rights), len(self._rated))
-        self._judge(number)
+        self._judge()
 
     @property
     def _is_over(self) -> bool:
@@ -175,18 +187,31 @@ class Stream:
         return len(self._rights) if by_turns else len(self._rated)
 
     def _learn(self) -> float:
-        """Seconds it took."""
-        began = time.perf_counter()
+        """Seconds it took, without those of judging candidates."""
+        began, judging_s = time.perf_counter(), self._judging_s
         while self._loop.step():
             pass
-        return time.perf_counter() - began
+        return time.perf_counter() - began - (self._judging_s - judging_s)
 
-    def _judge(self, number: int) -> None:
-        """Note what the policy makes of the questions nobody asks."""
-        judged = self._scenario.judged_in(self._scenario.phases[number])
-        rows = [self._rows[number][self._scenario.judged[i].text] for i in judged]
-        marks = marks_of(self._scenario, judged, self._policy.outlooks(rows, CURRENT))
-        self._points.append(Point(number, len(self._rights), len(self._rated), marks))
+    # --- judging ------------------------------------------------------------------------------------------------------
+    def _judge(self) -> None:
+        """Note what the policy that serves makes of the questions nobody asks."""
+        self._champion = self._marks()
+        self._points.append(Point(self._phase, len(self._rights), len(self._rated), self._champion))
+
+    def _note(self, verdict: Verdict) -> None:
+        """What a candidate was truly worth beside the champion, once the gate has spoken."""
+        began, candidate = time.perf_counter(), self._marks()
+        counts = len(self._rights), len(self._rated)
+        self._verdicts.append(Judged(*counts, verdict.reasons, self._champion["right"], candidate["right"]))
+        if verdict.passed:
+            self._champion = candidate
+        self._judging_s += time.perf_counter() - began
+
+    def _marks(self) -> Marks:
+        judged = self._scenario.judged_in(self._scenario.phases[self._phase])
+        rows = [self._rows[self._phase][self._scenario.judged[i].text] for i in judged]
+        return marks_of(self._scenario, judged, self._policy.outlooks(rows, CURRENT))
 
     # --- replies ------------------------------------------------------------------------------------------------------
     @torch.no_grad()

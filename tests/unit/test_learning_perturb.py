@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -20,8 +21,9 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def tokenize(text: str) -> tuple[int, ...]:
-    return tuple(len(word) for word in text.split())
+def read(texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokens by the lengths of words."""
+    return [tuple(len(word) for word in text.split()) for text in texts]
 
 
 def rated(count: int, **overrides: Any) -> list[Credit]:
@@ -99,29 +101,41 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
         perturbed(QUESTION, "rot13", rng())
 
 
-def test_twins_keep_act_and_credit_and_are_tokenised_again() -> None:
-    """Only the question differs, and its tokens are those of the new words."""
+def test_a_row_and_its_twin_differ_in_the_question_alone_and_count_half_each() -> None:
+    """The rows come first; a twin's tokens are those of its new words; words that were generated stay with the row."""
     rows = rated(20)
-    twins = augmented(rows, tokenize, rng(), share=1.0)
-    assert len(twins) == 20
-    for row, twin in zip(rows, twins, strict=True):
+    found = augmented(rows, read=read, share=1.0, seed=0)
+    assert [row.decision for row in found[:20]] == [row.decision for row in rows]
+    assert {row.weight for row in found} == {0.5}
+    assert len({row.decision.id for row in found}) == 40
+    for row, twin in zip(rows, found[20:], strict=True):
         assert (twin.advantage, twin.value_target) == (row.advantage, row.value_target)
-        assert (twin.decision.id, twin.decision.chosen, twin.decision.logprobs) == (
-            row.decision.id, row.decision.chosen, row.decision.logprobs,
-        )  # fmt: skip
-        assert twin.decision.query_ids == tokenize(twin.decision.query)
-    assert len({twin.decision.query for twin in twins}) > 10
+        ours, theirs = row.decision, twin.decision
+        assert (theirs.chosen, theirs.logprobs, theirs.legal) == (ours.chosen, ours.logprobs, ours.legal)
+        assert theirs.query_ids == read([theirs.query])[0]
+        assert theirs.generated is None
+    assert len({twin.decision.query for twin in found[20:]}) > 10
 
 
 def test_the_share_of_twins_is_as_asked() -> None:
-    """None of none; of 400 rows at one half, 200 give or take five standard deviations (10 each)."""
-    assert augmented(rated(50), tokenize, rng(), share=0.0) == []
-    assert 150 <= len(augmented(rated(400), tokenize, rng(), share=0.5)) <= 250
+    """None of none, and then the rows weigh what they did; of 400 rows at one half, 200 give or take five standard
+    deviations (10 each)."""
+    assert augmented(rated(50), read=read, share=0.0, seed=0) == rated(50)
+    found = augmented(rated(400), read=read, share=0.5, seed=0)
+    assert 150 <= len(found) - 400 <= 250
+    assert sum(row.weight for row in found) == 400
+
+
+def test_a_rows_twin_does_not_depend_on_the_rows_beside_it() -> None:
+    """What one update has read the next need not read again; another seed words it otherwise."""
+    first, later = (augmented(rows, read=read, share=1.0, seed=0)[-1] for rows in (rated(3), rated(3)[-1:]))
+    assert first == later
+    assert augmented(rated(3), read=read, share=1.0, seed=1)[-1].decision.query != later.decision.query
 
 
 def test_augmentation_speaks_in_the_words_for_teaching() -> None:
     """With injections alone, each twin carries one of TEACHING's and none of MEASURING's."""
-    for twin in augmented(rated(20), tokenize, rng(), share=1.0, kinds=("injection",)):
+    for twin in augmented(rated(20), read=read, share=1.0, seed=0, kinds=("injection",))[20:]:
         assert any(words in twin.decision.query for words in TEACHING.injections)
         assert not any(words in twin.decision.query for words in MEASURING.injections)
 
@@ -129,4 +143,4 @@ def test_augmentation_speaks_in_the_words_for_teaching() -> None:
 def test_a_share_outside_its_range_is_refused() -> None:
     """Expected and got."""
     with pytest.raises(ValueError, match=r"share: expected 0..1, got 1.5"):
-        augmented(rated(1), tokenize, rng(), share=1.5)
+        augmented(rated(1), read=read, share=1.5, seed=0)
