@@ -77,6 +77,11 @@ class LearnSettings:
     text_adapts_prompt: bool = False
     """Whether the causal adapter also changes how prompts are read: plain LoRA, which vLLM can load. An update on words
     then takes three times as long."""
+    dtype: str = "fp32"
+    """In what passes over generated words are computed while they teach: `fp32`, `bf16` (autocast; log-probabilities stay
+    fp32), or `auto`, which is `bf16` where the processor or the GPU has it."""
+    gradient_checkpointing: bool = False
+    """One reply of a minibatch at a time, computed a second time instead of kept: slower, in less memory."""
     case_weight: float = 0.0
     """What unanimous ratings of like questions count for, as a cosine; 0: a version has no cases beside its weights."""
     window: int = 8192
@@ -211,6 +216,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "engine.backend": ("transformers", "vllm", "scripted"),
     "learn.algorithm": ("ppo", "a2c", "reinforce", "trpo", "ilql", "imitation", "kto", "likelihood"),
     "learn.layers": ("head", "all"),
+    "learn.dtype": ("auto", "fp32", "bf16"),
     "learn.peft": ("lora", "rslora", "dora"),
     "model_fetch": ("pip", "direct"),
 }

@@ -2,7 +2,7 @@
 
 1. `admit` drops what may not teach (held out, no consent, withdrawn, distrusted), then all but a person's newest
    rows on a topic (cap), then topics that too few people have spoken on (quorum).
-2. `by_conversation` groups rows for turn-level credit; `logged_choices` turns them into arrays for evaluation.
+2. `logged_choices` turns rows into arrays for evaluation.
 
 A topic is the chosen act's id. Only stored decisions and rewards are read: a simulator's labels have no way in.
 """
@@ -10,7 +10,7 @@ A topic is the chosen act's id. Only stored decisions and rewards are read: a si
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,30 +25,24 @@ class Admitted:
     """The rows that may teach, oldest first, and how many were refused for which reason."""
 
     rows: tuple[Rated, ...]
-    weights: tuple[float, ...]
-    """Trust in the person of each row, 0..1: for `LossInputs.weights_B`."""
     refused: Mapping[str, int]
     """Reason (`holdout`, `consent`, `withdrawn`, `distrusted`, `cap`, `quorum`) -> rows."""
 
 
 def admit(
-    rows: Iterable[Rated], *, quorum: int, cap_per_person_topic: int, trust: Mapping[str, float] | None = None
+    rows: Iterable[Rated], *, quorum: int, cap_per_person_topic: int, distrusted: Collection[str] = ()
 ) -> Admitted:
     """Apply consent, cap and quorum to rated rows of any order.
 
-    `quorum`: distinct trusted persons who must have a row on the topic. `cap_per_person_topic`: rows of one person on
-    one topic that count, newest first. `trust`: person id -> 0..1, 1 where absent; a person at 0 neither teaches nor
-    counts towards a quorum. Raises ValueError when either number is below 1 or a trust is outside 0..1.
+    `quorum`: distinct persons who must have a row on the topic. `cap_per_person_topic`: rows of one person on one topic
+    that count, newest first. `distrusted`: ids of persons who neither teach nor count towards a quorum. Raises ValueError
+    when either number is below 1.
     """
     if min(quorum, cap_per_person_topic) < 1:
         raise ValueError(f"admit: expected quorum and cap >= 1, got {quorum} and {cap_per_person_topic}")
-    trust = trust or {}
-    if any(not 0 <= value <= 1 for value in trust.values()):
-        raise ValueError(f"admit: expected trust in 0..1, got {max(trust.values(), key=abs)!r}")
     refused: Counter[str] = Counter()
-    kept = _capped(_eligible(rows, trust, refused), cap_per_person_topic, refused)
-    kept = sorted(_with_quorum(kept, quorum, refused), key=_age)
-    return Admitted(tuple(kept), tuple(trust.get(row.decision.person_id, 1.0) for row in kept), dict(refused))
+    kept = _capped(_eligible(rows, distrusted, refused), cap_per_person_topic, refused)
+    return Admitted(tuple(sorted(_with_quorum(kept, quorum, refused), key=_age)), dict(refused))
 
 
 def _age(row: Rated) -> tuple[float, int, str]:
@@ -56,21 +50,21 @@ def _age(row: Rated) -> tuple[float, int, str]:
     return row.decision.created_at, row.decision.turn, row.decision.id
 
 
-def _ineligible(row: Rated, trust: Mapping[str, float]) -> str:
+def _ineligible(row: Rated, distrusted: Collection[str]) -> str:
     """Why a row may not teach, or empty."""
     checks = {
         "holdout": row.decision.holdout,
         "consent": not row.decision.train_ok,
         "withdrawn": row.reward.value is None,
-        "distrusted": trust.get(row.decision.person_id, 1.0) == 0,
+        "distrusted": row.decision.person_id in distrusted,
     }
     return next((reason for reason, holds in checks.items() if holds), "")
 
 
-def _eligible(rows: Iterable[Rated], trust: Mapping[str, float], refused: Counter[str]) -> list[Rated]:
+def _eligible(rows: Iterable[Rated], distrusted: Collection[str], refused: Counter[str]) -> list[Rated]:
     kept = []
     for row in rows:
-        reason = _ineligible(row, trust)
+        reason = _ineligible(row, distrusted)
         if reason:
             refused[reason] += 1
         else:
@@ -99,14 +93,6 @@ def _with_quorum(rows: Sequence[Rated], quorum: int, refused: Counter[str]) -> l
     kept = [row for row in rows if len(voters[row.decision.act]) >= quorum]
     refused.update({"quorum": len(rows) - len(kept)} if len(kept) < len(rows) else {})
     return kept
-
-
-def by_conversation(rows: Iterable[Rated]) -> dict[str, list[Rated]]:
-    """Rows of each conversation by turn; conversations in order of first appearance."""
-    grouped: defaultdict[str, list[Rated]] = defaultdict(list)
-    for row in rows:
-        grouped[row.decision.conversation_id].append(row)
-    return {key: sorted(group, key=lambda row: row.decision.turn) for key, group in grouped.items()}
 
 
 def logged_choices(rows: Sequence[Rated]) -> LoggedChoices:

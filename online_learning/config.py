@@ -283,6 +283,10 @@ class LearnerConfig:
     text_adapts_prompt: bool = False
     """Whether the adapter also changes how prompts are read. Then nothing of a prompt can be kept between versions or
     passes (an update takes 3 times as long), but servers that know only plain LoRA (vLLM) can use it."""
+    text_dtype: Literal["fp32", "bf16"] = "fp32"
+    """In what passes with gradient over generated text are computed; scoring without gradient always is in fp32."""
+    text_checkpointing: bool = False
+    """A minibatch's replies go through one at a time and are computed again for their gradient, instead of all kept."""
     loss: ActTerms = field(default_factory=PPOConfig)
     """Of the type that `algorithm` takes."""
     text_loss: PPOConfig = field(default_factory=PPOConfig)

@@ -28,7 +28,7 @@ from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
 from bot.policy.encoder import EncoderPart
 from bot.policy.model import PolicyModel
-from bot.settings import Settings
+from bot.settings import LearnSettings, Settings
 from online_learning.config import LearnerConfig, recipe
 from online_learning.loop import Loop, Watch, nobody
 from online_learning.offline import ConversationTests, OfflinePolicy
@@ -53,6 +53,24 @@ def only_learner(home: Path) -> Iterator[None]:
         yield
 
 
+def config_of(learn: LearnSettings) -> LearnerConfig:
+    """The recipe that the settings name."""
+    return replace(
+        recipe(learn.algorithm, learn.layers),
+        peft=learn.peft,
+        text_dtype="bf16" if learn.dtype == "bf16" or (learn.dtype == "auto" and has_bf16()) else "fp32",
+        text_checkpointing=learn.gradient_checkpointing,
+    )
+
+
+def has_bf16() -> bool:
+    """Whether bf16 is more than emulated here."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def build_loop(
     settings: Settings,
     store: Store,
@@ -63,7 +81,7 @@ def build_loop(
     """Models, domain and rules of the settings, connected; `domain` in place of the one that the settings name."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
-    config = config or replace(recipe(settings.learn.algorithm, settings.learn.layers), peft=settings.learn.peft)
+    config = config or config_of(settings.learn)
     domain = domain or load_domain(settings.domain)
 
     def load_writer() -> CausalPart:

@@ -34,6 +34,7 @@ from online_learning.algorithms.q_heads import QHeads
 from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
 from online_learning.config import ActTerms, LearnerConfig, LikelihoodConfig
 from online_learning.rated_rows import RatedRows, padded, rated_rows
+from online_learning.text_passes import text_logprobs
 
 CURRENT = "current"
 """Adapter name of the policy being trained."""
@@ -304,15 +305,15 @@ class Learner:
 
     @torch.no_grad()
     def _prox_text(self, decision: Decision, version: str) -> Tensor:
-        """Log-probabilities [T] of the row's words under the current weights."""
+        """Log-probabilities [T] of the row's words under the current weights, as the passes that teach compute them."""
         text, writer = _generated(decision), self._need_writer()
-        if decision.version == version:
+        if decision.version == version and self.config.text_dtype == "fp32":
             return torch.tensor(text.logprobs, device=writer.device)
-        return writer.token_logprobs([text], [CURRENT])[0][0]
+        return text_logprobs(writer, [text], CURRENT, self.config)[0][0]
 
     def _with_text(self, acts: LossInputs, texts: Sequence[Generated], prox: Sequence[Tensor]) -> LossInputs:
         """The minibatch with its tokens; the act terms are constants here, they had their own epochs."""
-        logprobs_B_T, mask_B_T = self._need_writer().token_logprobs(texts, [CURRENT] * len(texts))
+        logprobs_B_T, mask_B_T = text_logprobs(self._need_writer(), texts, CURRENT, self.config)
         width, device = logprobs_B_T.shape[1], logprobs_B_T.device
         prox_B_T = padded(prox, width, fill=0.0)
         mu_B_T = padded([torch.tensor(text.logprobs, device=device) for text in texts], width, fill=0.0)

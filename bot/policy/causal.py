@@ -160,7 +160,9 @@ class CausalPart:
         known = tuple((keys[:, :, :shared], values[:, :, :shared]) for keys, values in self._read.get(like, ()))
         tokens_1_P = torch.tensor([ids[shared:]], device=self.device)
         past = DynamicCache(known) if shared else None
-        out = self.model([BASE], input_ids=tokens_1_P, past_key_values=past, use_cache=True, logits_to_keep=1)
+        # In the weights' own precision whatever the pass around it has: rows that are only scored read from here too.
+        with torch.autocast(self.device.type, enabled=False):
+            out = self.model([BASE], input_ids=tokens_1_P, past_key_values=past, use_cache=True, logits_to_keep=1)
         read = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
         # What came first stays: passes come round in cycles, the newest would be lost.
         if len(ids) + sum(map(len, self._read)) <= self._capacity_tokens:

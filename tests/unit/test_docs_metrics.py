@@ -12,7 +12,8 @@ import torch
 
 from bot.metrics import Metrics
 from online_learning.algorithms import ALGORITHMS, LossInputs
-from online_learning.config import LikelihoodConfig, PPOConfig
+from online_learning.config import LOSS_CONFIGS, LikelihoodConfig, PPOConfig
+from tests.loss_inputs import random_loss_inputs
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/metrics.md").read_text()
@@ -74,6 +75,22 @@ def learner_metrics() -> set[str]:
 def test_every_learner_metric_is_explained() -> None:
     """A new name in the loss, the update or the loop needs a line."""
     assert learner_metrics() - DOCUMENTED == set()
+
+
+def test_what_each_algorithm_adds_is_explained() -> None:
+    """By the loss of every rung of the ladder, and TRPO's own step; nothing is explained that none of them says."""
+    _, batch = random_loss_inputs()
+    acts_only = replace(batch, **{name: None for name in LossInputs.__dataclass_fields__ if name.startswith("token_")})
+    found = {
+        key for name, algorithm in ALGORITHMS.items() for key in algorithm(acts_only, LOSS_CONFIGS[name]()).metrics
+    }
+    found |= keys_of((ROOT / "online_learning/algorithms/trpo.py").read_text(), "trpo_step", "line_search")
+    table = PAGE.split("## What single algorithms add")[1].split("\n## ")[0]
+
+    assert {"conservative", "trust_kl"} <= found
+    assert found - DOCUMENTED == set()
+    explained = {name for row in re.findall(r"(?m)^\| (`[^|]+) \|", table) for name in re.findall(r"`(\w+)`", row)}
+    assert explained <= found
 
 
 def test_no_learner_metric_is_explained_that_no_longer_exists() -> None:

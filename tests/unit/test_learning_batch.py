@@ -10,7 +10,7 @@ import pytest
 
 from bot.conversation import Decision, LegalAct, Reward
 from bot.feedback.store import Rated
-from online_learning.batch import admit, by_conversation, logged_choices
+from online_learning.batch import admit, logged_choices
 
 
 def rated(number: int, value: float | None = 1.0, **overrides: Any) -> Rated:
@@ -90,7 +90,7 @@ def test_the_cap_is_per_topic() -> None:
 )
 def test_rows_that_may_not_teach_are_refused_by_name(row: Rated, reason: str) -> None:
     """Each refusal is counted under its reason; the next row goes in."""
-    admitted = admit([row, rated(2)], quorum=1, cap_per_person_topic=5, trust={"banned": 0.0})
+    admitted = admit([row, rated(2)], quorum=1, cap_per_person_topic=5, distrusted={"banned"})
     assert ids(admitted.rows) == ["d2"]
     assert admitted.refused == {reason: 1}
 
@@ -98,28 +98,16 @@ def test_rows_that_may_not_teach_are_refused_by_name(row: Rated, reason: str) ->
 def test_distrusted_persons_do_not_count_towards_a_quorum() -> None:
     """Nine sock puppets and one person are one person."""
     rows = [rated(n) for n in range(10)]
-    trust = {f"p{n}": 0.0 for n in range(9)}
-    assert admit(rows, quorum=2, cap_per_person_topic=5, trust=trust).rows == ()
+    puppets = {f"p{n}" for n in range(9)}
+    assert admit(rows, quorum=2, cap_per_person_topic=5, distrusted=puppets).rows == ()
     assert len(admit(rows, quorum=2, cap_per_person_topic=5).rows) == 10
 
 
-def test_weights_are_the_trust_in_each_rows_person() -> None:
-    """Unknown persons count in full."""
-    admitted = admit([rated(1), rated(2)], quorum=1, cap_per_person_topic=5, trust={"p2": 0.25})
-    assert admitted.weights == (1.0, 0.25)
-
-
-@pytest.mark.parametrize("bad", [{"quorum": 0}, {"cap_per_person_topic": 0}, {"trust": {"p": 1.5}}])
+@pytest.mark.parametrize("bad", [{"quorum": 0}, {"cap_per_person_topic": 0}])
 def test_admit_refuses_impossible_settings(bad: dict[str, Any]) -> None:
     """A quorum of 0 would switch the defence off without saying so."""
     with pytest.raises(ValueError, match="expected"):
         admit([rated(1)], **({"quorum": 1, "cap_per_person_topic": 1} | bad))
-
-
-def test_conversations_are_grouped_in_turn_order() -> None:
-    """Rows of one conversation, whatever order the window has."""
-    rows = [rated(2, conversation_id="x", turn=1), rated(3, conversation_id="y"), rated(1, conversation_id="x")]
-    assert {key: ids(group) for key, group in by_conversation(rows).items()} == {"x": ["d1", "d2"], "y": ["d3"]}
 
 
 def test_logged_choices_keep_the_whole_behaviour_distribution() -> None:

@@ -1,0 +1,115 @@
+"""Passes over words in bf16 and with checkpointing: the gradients of plain fp32, within what the precision allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bot.conversation import Generated
+from bot.policy.adapted import lora_config
+from bot.policy.causal import CausalPart
+from bot.settings import LearnSettings
+from online_learning.config import LearnerConfig
+from online_learning.process import config_of, has_bf16
+from online_learning.text_passes import text_logprobs
+from online_learning.update import CURRENT
+from tests.learner_rig import QUICK, Home, open_home, tiny_models
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, models: Path) -> Iterator[Home]:
+    with open_home(tmp_path, models) as opened:
+        yield opened
+
+
+@pytest.fixture
+def texts(home: Home) -> list[Generated]:
+    """Four replies of different lengths."""
+    replies = [home.write("where is my card", "card_arrival", seed).generated for seed in range(4)]
+    found = [reply for reply in replies if reply is not None]
+    return [replace(x, token_ids=x.token_ids[: 5 + i], logprobs=x.logprobs[: 5 + i]) for i, x in enumerate(found)]
+
+
+def adapted(home: Home) -> CausalPart:
+    """The same adapter each time, away from its beginning, where half of all gradients are 0."""
+    writer = CausalPart(Path(home.settings.causal_model))
+    writer.model.create(CURRENT, lora_config(8, 16, invocation=writer.header_ids), trainable=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in writer.model.trainable(CURRENT):
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return writer
+
+
+def passed(home: Home, texts: list[Generated], **fields: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [B, T] and the gradient of their sum over the adapter, as one vector."""
+    writer = adapted(home)
+    logprobs_B_T, mask_B_T = text_logprobs(writer, texts, CURRENT, replace(QUICK, **fields))
+    assert logprobs_B_T.dtype == torch.float32
+    assert mask_B_T.sum(1).tolist() == [len(text.token_ids) for text in texts]
+    gradients = torch.autograd.grad((logprobs_B_T * mask_B_T).sum(), writer.model.trainable(CURRENT))
+    return logprobs_B_T.detach() * mask_B_T, torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def test_checkpointing_changes_no_gradient(home: Home, texts: list[Generated]) -> None:
+    """To 1e-4 of its length, which is what other batch sizes cost in fp32."""
+    plain, ours = passed(home, texts), passed(home, texts, text_checkpointing=True)
+    torch.testing.assert_close(ours[0], plain[0], rtol=0, atol=1e-5)
+    assert plain[1].norm() > 0
+    assert (ours[1] - plain[1]).norm() < 1e-4 * plain[1].norm()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bf16_keeps_the_gradients_direction(home: Home, texts: list[Generated], checkpointing: bool) -> None:
+    """Cosine above .95: bf16 has 8 bits, and random weights make large logits. It differs, so it was in force (the control)."""
+    plain = passed(home, texts)
+    ours = passed(home, texts, text_dtype="bf16", text_checkpointing=checkpointing)
+    torch.testing.assert_close(ours[0], plain[0], rtol=0.1, atol=0.05)
+    assert torch.cosine_similarity(ours[1], plain[1], dim=0) > 0.95
+    assert not torch.allclose(ours[1], plain[1], rtol=1e-4)
+
+
+def test_what_bf16_passes_read_of_prompts_is_fp32(home: Home, texts: list[Generated]) -> None:
+    """It is kept for rows that are only scored, which must re-score to the last digit."""
+    writer = adapted(home)
+    writer.remember(4096)
+    text_logprobs(writer, texts, CURRENT, replace(QUICK, text_dtype="bf16"))
+    with torch.no_grad():
+        after = writer.token_logprobs(texts, [CURRENT] * len(texts))[0]
+        writer.forget()
+        fresh = writer.token_logprobs(texts, [CURRENT] * len(texts))[0]
+    torch.testing.assert_close(after, fresh, rtol=0, atol=1e-5)
+
+
+def test_an_update_in_bf16_with_checkpointing_still_teaches(home: Home) -> None:
+    """It is published, and every row, its words too, re-scores in fp32."""
+    replies = [home.write("where is my card", "card_arrival", seed) for seed in range(4)]
+    for reply, thumb in zip(replies, (1, 1, -1, -1), strict=True):
+        home.vote(reply, thumb)
+    config = replace(QUICK, text_learning_rate=5e-3, text_dtype="bf16", text_checkpointing=True)
+    home.resumed(config=config).step()
+    update = home.store.updates()[-1]
+    assert update.outcome == "published"
+    assert update.metrics["refused"]["rescore"] == 0
+    assert update.metrics["text_policy_loss"] != 0
+
+
+def test_settings_name_precision_and_checkpointing() -> None:
+    """`auto` is bf16 exactly where it is not emulated; fp32 and everything kept by default."""
+    assert config_of(LearnSettings()) == replace(
+        config_of(LearnSettings()), text_dtype="fp32", text_checkpointing=False
+    )
+    assert config_of(LearnSettings(dtype="bf16", gradient_checkpointing=True)).text_checkpointing
+    assert config_of(LearnSettings(dtype="bf16")).text_dtype == "bf16"
+    assert config_of(LearnSettings(dtype="auto")).text_dtype == ("bf16" if has_bf16() else "fp32")
+    assert LearnerConfig().text_dtype == "fp32"
