@@ -68,6 +68,8 @@ class LearnSettings:
     algorithm: str = "likelihood"
     """What acts are learned by: `likelihood` (the thumb modelled), `ppo`, or another rung of `rejoinder bench ladder`. Words
     are always learned by PPO."""
+    by_person: bool = True
+    """Thumbs of people who seem to press at random count for less; `False` takes all people for alike."""
     augment: float = 0.0
     """Share of the rows that teach in a second wording as well: with slips, emoji, filler, orders to the bot."""
     layers: str = "head"

@@ -210,6 +210,9 @@ class LikelihoodConfig(ActTerms):
     """P(up | the act was wrong)."""
     estimate_from_rows: int = 128
     """With so many rows the two numbers are estimated anew in each update; 0: never."""
+    by_person: bool = True
+    """Whether the estimate tells people who press at random from the others: then their rows count by how probable it is
+    that they do not (`raters`)."""
 
     def __post_init__(self) -> None:
         ActTerms.__post_init__(self)

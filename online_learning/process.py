@@ -29,7 +29,7 @@ from bot.policy.download import find_or_fetch
 from bot.policy.encoder import EncoderPart
 from bot.policy.model import PolicyModel
 from bot.settings import LearnSettings, Settings
-from online_learning.config import LearnerConfig, recipe
+from online_learning.config import LearnerConfig, LikelihoodConfig, recipe
 from online_learning.loop import Loop, Watch, nobody
 from online_learning.offline import ConversationTests, OfflinePolicy
 from online_learning.perturb import augmented
@@ -55,8 +55,11 @@ def only_learner(home: Path) -> Iterator[None]:
 
 def config_of(learn: LearnSettings) -> LearnerConfig:
     """The recipe that the settings name."""
+    config = recipe(learn.algorithm, learn.layers)
+    loss = config.loss
     return replace(
-        recipe(learn.algorithm, learn.layers),
+        config,
+        loss=replace(loss, by_person=learn.by_person) if isinstance(loss, LikelihoodConfig) else loss,
         peft=learn.peft,
         text_dtype="bf16" if learn.dtype == "bf16" or (learn.dtype == "auto" and has_bf16()) else "fp32",
         text_checkpointing=learn.gradient_checkpointing,

@@ -31,6 +31,8 @@ class RatedRows:
     weights_N: Tensor
     certain_N: Tensor
     """bool: an operator said so."""
+    person_N: Tensor
+    """int64: the update's people, numbered from 0."""
 
     def __len__(self) -> int:
         return len(self.chosen_N)
@@ -47,6 +49,7 @@ class RatedRows:
             self.returns_N[places],
             self.weights_N[places],
             self.certain_N[places],
+            self.person_N[places],
         )
 
 
@@ -55,6 +58,7 @@ def rated_rows(
 ) -> RatedRows:
     """`prox` and `start`: log-probabilities [A] of each row's legal acts."""
     decisions, device = [credit.decision for credit in earned], prepared.place_B_A.device
+    number = {person: i for i, person in enumerate(dict.fromkeys(decision.person_id for decision in decisions))}
     width = prepared.place_B_A.shape[1]
     return RatedRows(
         prepared,
@@ -66,6 +70,7 @@ def rated_rows(
         torch.tensor([credit.value_target for credit in earned], device=device, dtype=torch.float32),
         torch.tensor([credit.weight for credit in earned], device=device, dtype=torch.float32),
         torch.tensor([is_operator(decision.person_id) for decision in decisions], device=device),
+        torch.tensor([number[decision.person_id] for decision in decisions], device=device),
     )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,10 +28,10 @@ from bot.policy.encoder import whitening
 from bot.policy.model import ActRow, PolicyModel, Scored, ValueHead
 from online_learning.advantages import Credit
 from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
-from online_learning.algorithms.likelihood import calibrated_noise
 from online_learning.algorithms.q_heads import QHeads
 from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
-from online_learning.config import ActTerms, LearnerConfig, LikelihoodConfig
+from online_learning.config import ActTerms, LearnerConfig
+from online_learning.hearing import as_heard
 from online_learning.rated_rows import RatedRows, padded, rated_rows
 from online_learning.text_passes import text_logprobs
 
@@ -219,7 +218,7 @@ class Learner:
     def _update_acts(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
         self._lay_ground([credit.decision for credit in earned])
         rows = self.rows(earned)
-        loss = self._with_noise(rows)
+        rows, loss, heard = as_heard(rows, self.config.loss)
         lengths = [len(row.decision.query_ids) for row in earned]
         means: dict[str, float] = {}
         for epoch in range(self.config.epochs):
@@ -228,7 +227,7 @@ class Learner:
                 some = rows if len(batch) == len(rows) else rows.take(batch)
                 seen.append(self._step_acts(partial(self._act_inputs, some), loss, len(rows)))
             progress("acts", epoch + 1, self.config.epochs)
-            means = _means(seen) | {"epochs": float(epoch + 1)}
+            means = _means(seen) | {"epochs": float(epoch + 1)} | heard
             if means.get("kl_prox", 0.0) > self.config.max_kl_prox:
                 break
         return means
@@ -242,18 +241,6 @@ class Learner:
         if len(texts) > 1:
             with torch.no_grad():
                 head.down.copy_(whitening(self.model.encoder.embed_texts(texts)))
-
-    def _with_noise(self, rows: RatedRows) -> ActTerms:
-        """The loss's settings, with how people err as these rows' thumbs tell it."""
-        loss = self.config.loss
-        if not isinstance(loss, LikelihoodConfig) or not 0 < loss.estimate_from_rows <= len(rows):
-            return loss
-        rows = rows.take((~rows.certain_N & (rows.returns_N != 0)).nonzero().squeeze(1).tolist())
-        if len(rows) < loss.estimate_from_rows:
-            return loss
-        beliefs_N_A = rows.mu_logprobs_N_A * (rows.prepared.temperature_B_1 / loss.belief_temperature)
-        p_right, p_wrong = calibrated_noise(beliefs_N_A, rows.prepared.mask_B_A, rows.chosen_N, rows.returns_N > 0)
-        return replace(loss, p_right=p_right, p_wrong=p_wrong)
 
     def _act_inputs(self, rows: RatedRows) -> LossInputs:
         scored = self.model.score(rows.prepared, [CURRENT] * len(rows), leave_out_own=True)

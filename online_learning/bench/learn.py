@@ -41,8 +41,9 @@ from online_learning.bench.scenario import (
     warm_started,
 )
 from online_learning.bench.stream import Outcome, Point, Stream, bench_settings
-from online_learning.config import LearnerConfig, recipe
+from online_learning.config import LearnerConfig
 from online_learning.evaluate import load_questions, with_knowledge
+from online_learning.process import config_of
 
 CHECKPOINTS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 7500, 10000)
 """Thumbs (turns, where the plan ends by turns) after which the policy is evaluated."""
@@ -135,7 +136,7 @@ def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
         raise ConfigError("bench learn: expected --rate above 0, or --asked R, got --rate 0 and nobody who is asked")
     material = _material(settings, args)
     num_turns, num_thumbs = _length(args, len(material.questions))
-    config = replace(recipe(args.algorithm, settings.learn.layers), peft=settings.learn.peft)
+    config = config_of(replace(settings.learn, algorithm=args.algorithm))
     served = repr((settings.policy, settings.learn))
     return Setting(args.setting, material, args.noise, args.rate, num_turns, num_thumbs, args.asked, config, served)
 

@@ -69,7 +69,8 @@ def keys_of(source: str, *functions: str) -> set[str]:
 def learner_metrics() -> set[str]:
     """Names from the loss, from an update and from the loop around it."""
     sources = [(ROOT / f"online_learning/{name}.py").read_text() for name in ("update", "loop")]
-    return loss_metrics() | {key for source in sources for key in keys_added_to(source, "metrics", "means")}
+    heard = keys_of((ROOT / "online_learning/hearing.py").read_text(), "as_heard")
+    return loss_metrics() | heard | {key for source in sources for key in keys_added_to(source, "metrics", "means")}
 
 
 def test_every_learner_metric_is_explained() -> None:

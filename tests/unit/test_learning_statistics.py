@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from online_learning.statistics import effective_sample_size, mean_interval, paired_difference, seeded
+from online_learning.statistics import (
+    effective_sample_size,
+    holm,
+    mean_interval,
+    paired_difference,
+    probability_not_below,
+    seeded,
+)
 
 
 def test_effective_sample_size_equals_the_hand_calculation() -> None:
@@ -47,6 +54,25 @@ def test_one_cluster_says_that_nothing_is_known() -> None:
     """Resampling one conversation would give a width of zero: false certainty."""
     found = mean_interval([1.0, 0.0], seeded(0, "one"), ["c", "c"])
     assert (found.mean, found.lo, found.hi) == (0.5, -math.inf, math.inf)
+
+
+def test_holm_refutes_step_by_step_as_worked_out_by_hand() -> None:
+    """Of .005 <= .05/4, .01 <= .05/3, .03 > .05/2 and .04 only the first two fall; each alone, all four would."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
+    assert [holm([p]) for p in (0.01, 0.04, 0.03, 0.005)] == [[True]] * 4
+    assert holm([0.03, 0.02, 0.01], level=0.06) == [True, True, True]
+    assert holm([]) == []
+
+
+def test_the_chance_of_not_being_below_is_that_of_the_draws() -> None:
+    """A loss and a gain: two draws lose together once in four times. One loss alone: never, but for the sample's own
+    count. No difference: always."""
+    assert probability_not_below([0, 1], [1, 0], seeded(0, "p")) == pytest.approx(0.75, abs=0.02)
+    assert probability_not_below([0], [1], seeded(0, "p"), num_resamples=99) == 0.01
+    assert probability_not_below([1, 1], [1, 1], seeded(0, "p")) == 1.0
+    assert probability_not_below([1] * 80 + [0] * 20, [1] * 100, seeded(0, "p")) < 0.001
+    with pytest.raises(ValueError, match="at least one row"):
+        probability_not_below([], [], seeded(0, "p"))
 
 
 def test_streams_repeat_by_name_and_differ_between_names() -> None:
