@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from online_learning.algorithms.likelihood import calibrated_noise
@@ -11,7 +10,7 @@ from online_learning.rated_rows import RatedRows
 from online_learning.raters import estimate_raters
 
 
-def as_heard(rows: RatedRows, loss: ActTerms) -> tuple[RatedRows, ActTerms, Mapping[str, float]]:
+def as_heard(rows: RatedRows, loss: ActTerms) -> tuple[RatedRows, ActTerms, dict[str, float]]:
     """The rows, each by the trust in its person; the loss with the estimated rates; and metrics.
 
     All stays as it is for algorithms that model no thumb, and while there are too few of them. What an operator says is
