@@ -227,7 +227,7 @@ class Learner:
                 some = rows if len(batch) == len(rows) else rows.take(batch)
                 seen.append(self._step_acts(partial(self._act_inputs, some), loss, len(rows)))
             progress("acts", epoch + 1, self.config.epochs)
-            means = _means(seen) | {"epochs": float(epoch + 1)} | heard
+            means = heard | _means(seen) | {"epochs": float(epoch + 1)}
             if means.get("kl_prox", 0.0) > self.config.max_kl_prox:
                 break
         return means
