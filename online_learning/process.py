@@ -28,7 +28,7 @@ from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
 from bot.policy.encoder import EncoderPart
 from bot.policy.model import PolicyModel
-from bot.settings import LearnSettings, Settings
+from bot.settings import Settings
 from online_learning.config import LearnerConfig, LikelihoodConfig, recipe
 from online_learning.loop import Loop, Watch, nobody
 from online_learning.offline import ConversationTests, OfflinePolicy
@@ -53,8 +53,9 @@ def only_learner(home: Path) -> Iterator[None]:
         yield
 
 
-def config_of(learn: LearnSettings) -> LearnerConfig:
+def config_of(settings: Settings) -> LearnerConfig:
     """The recipe that the settings name."""
+    learn, engine = settings.learn, settings.engine
     config = recipe(learn.algorithm, learn.layers)
     loss = config.loss
     return replace(
@@ -63,6 +64,8 @@ def config_of(learn: LearnSettings) -> LearnerConfig:
         peft=learn.peft,
         text_dtype="bf16" if learn.dtype == "bf16" or (learn.dtype == "auto" and has_bf16()) else "fp32",
         text_checkpointing=learn.gradient_checkpointing,
+        text_adapts_prompt=learn.text_adapts_prompt,
+        text_slack=engine.vllm_tolerance if engine.backend == "vllm" else 0.0,
     )
 
 
@@ -84,7 +87,7 @@ def build_loop(
     """Models, domain and rules of the settings, connected; `domain` in place of the one that the settings name."""
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
-    config = config or config_of(settings.learn)
+    config = config or config_of(settings)
     domain = domain or load_domain(settings.domain)
 
     def load_writer() -> CausalPart:

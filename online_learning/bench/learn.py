@@ -136,7 +136,7 @@ def _setting(settings: Settings, args: argparse.Namespace) -> Setting:
         raise ConfigError("bench learn: expected --rate above 0, or --asked R, got --rate 0 and nobody who is asked")
     material = _material(settings, args)
     num_turns, num_thumbs = _length(args, len(material.questions))
-    config = config_of(replace(settings.learn, algorithm=args.algorithm))
+    config = config_of(replace(settings, learn=replace(settings.learn, algorithm=args.algorithm)))
     served = repr((settings.policy, settings.learn))
     return Setting(args.setting, material, args.noise, args.rate, num_turns, num_thumbs, args.asked, config, served)
 

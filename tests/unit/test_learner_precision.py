@@ -13,7 +13,7 @@ import torch
 from bot.conversation import Generated
 from bot.policy.adapted import lora_config
 from bot.policy.causal import CausalPart
-from bot.settings import LearnSettings
+from bot.settings import LearnSettings, Settings
 from online_learning.config import LearnerConfig
 from online_learning.process import config_of, has_bf16
 from online_learning.text_passes import text_logprobs
@@ -104,12 +104,13 @@ def test_an_update_in_bf16_with_checkpointing_still_teaches(home: Home) -> None:
     assert update.metrics["text_policy_loss"] != 0
 
 
-def test_settings_name_precision_and_checkpointing() -> None:
+def test_settings_name_precision_and_checkpointing(tmp_path: Path) -> None:
     """`auto` is bf16 exactly where it is not emulated; fp32 and everything kept by default."""
-    assert config_of(LearnSettings()) == replace(
-        config_of(LearnSettings()), text_dtype="fp32", text_checkpointing=False
-    )
-    assert config_of(LearnSettings(dtype="bf16", gradient_checkpointing=True)).text_checkpointing
-    assert config_of(LearnSettings(dtype="bf16")).text_dtype == "bf16"
-    assert config_of(LearnSettings(dtype="auto")).text_dtype == ("bf16" if has_bf16() else "fp32")
-    assert LearnerConfig().text_dtype == "fp32"
+
+    def config(**learn: Any) -> LearnerConfig:
+        return config_of(Settings(home=tmp_path, learn=LearnSettings(**learn)))
+
+    assert (config().text_dtype, config().text_checkpointing) == ("fp32", False)
+    assert config(gradient_checkpointing=True).text_checkpointing
+    assert config(dtype="bf16").text_dtype == "bf16"
+    assert config(dtype="auto").text_dtype == ("bf16" if has_bf16() else "fp32")
