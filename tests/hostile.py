@@ -143,7 +143,10 @@ INERT_JS = """(selector) => {
       if (node.shadowRoot) walk(node.shadowRoot);
     }
   };
-  for (const root of document.querySelectorAll(selector)) walk(root);
+  for (const root of document.querySelectorAll(selector)) {
+    walk(root);
+    if (root.shadowRoot) walk(root.shadowRoot);
+  }
   if (document.querySelectorAll('#rejoinder').length > 1) faults.push('an id of ours was taken');
   return faults;
 }"""

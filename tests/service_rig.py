@@ -149,7 +149,14 @@ def make_domain(**overrides: Any) -> Domain:
 
 
 @contextmanager
-def open_rig(home: Path, *, store: Store | None = None, tokens: Sequence[str] = (), **limits: Any) -> Iterator[Rig]:
+def open_rig(
+    home: Path,
+    *,
+    store: Store | None = None,
+    tokens: Sequence[str] = (),
+    allowed_origins: tuple[str, ...] = ("https://shop.example",),
+    **limits: Any,
+) -> Iterator[Rig]:
     """A rig whose home is `home`; `limits` are fields of LimitSettings."""
     clock, ticks, ids = Clock(), Clock(), IdSource()
     # Ticks stand still, so a minute's worth of new conversations would be all there is.
@@ -159,7 +166,7 @@ def open_rig(home: Path, *, store: Store | None = None, tokens: Sequence[str] = 
         replier = ScriptedReplier(opened, policy, ids, clock)
         versions = AdapterStore(home / "adapters", b"s" * 32)
         parts = AppParts(
-            settings=Settings(home, allowed_origins=("https://shop.example",), limits=LimitSettings(**limits)),
+            settings=Settings(home, allowed_origins=allowed_origins, limits=LimitSettings(**limits)),
             store=opened,
             replier=replier,
             policy=policy,

@@ -51,6 +51,8 @@ class Visit:
     def __init__(self, context: BrowserContext, home: str) -> None:
         self.context = context
         self.home = home
+        self.homes = [home]
+        """Whom its pages may ask for anything."""
         self.dialogs: list[str] = []
         self.outside: list[str] = []
         self.errors: list[str] = []
@@ -79,7 +81,7 @@ class Visit:
         dialog.dismiss()
 
     def _note(self, url: str) -> None:
-        if not url.startswith((self.home, "data:", "blob:")):
+        if not url.startswith((*self.homes, "data:", "blob:")):
             self.outside.append(url)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.browser.shop_site import ShopSite, shop_site
 from tests.service_rig import OPERATOR_KEY, Rig, live, open_rig
 from ui.app import mount
 
@@ -74,8 +75,9 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 class Product:
     """A running product and the strings a test pulls; every method may be called from the test's thread."""
 
-    def __init__(self, rig: Rig, wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, rig: Rig, wire: Wire, loop: asyncio.AbstractEventLoop, shop: ShopSite) -> None:
         self.rig = rig
+        self.shop = shop
         self._wire = wire
         self._loop = loop
 
@@ -135,10 +137,10 @@ class Product:
 @contextmanager
 def running_product(home: Path) -> Iterator[Product]:
     """Starts it, waits until it listens, and stops it at the end."""
-    with open_rig(home, tokens=DEFAULT_TOKENS) as rig:
+    with shop_site() as shop, open_rig(home, tokens=DEFAULT_TOKENS, allowed_origins=(shop.allowed,)) as rig:
         started: list[Product] = []
         ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(rig, started, ready, stop)), name="product")
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(rig, shop, started, ready, stop)), name="product")
         thread.start()
         try:
             assert ready.wait(60), "the server did not start"
@@ -149,13 +151,14 @@ def running_product(home: Path) -> Iterator[Product]:
             thread.join(30)
 
 
-async def _serve(rig: Rig, started: list[Product], ready: threading.Event, stop: asyncio.Event) -> None:
+async def _serve(rig: Rig, shop: ShopSite, started: list[Product], ready: threading.Event, stop: asyncio.Event) -> None:
     wire = Wire()
     await wire.open()
     mount(rig.app, base_url=lambda: f"http://127.0.0.1:{wire.target}", operator_key=OPERATOR_KEY, assistant="Bea")
     async with live(rig.app) as server:
         wire.target = server.port
-        started.append(Product(rig, wire, asyncio.get_running_loop()))
+        shop.product = f"http://127.0.0.1:{wire.port}"
+        started.append(Product(rig, wire, asyncio.get_running_loop(), shop))
         ready.set()
         await stop.wait()
         await wire.close()

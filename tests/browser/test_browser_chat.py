@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, expect
 
 from bot.conversation import Message
+from tests.browser.chat_page import ask, replies, say
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
 
@@ -19,25 +20,6 @@ HOSTILE = (
     "<img src=x onerror=alert(1)><script>alert(2)</script> [press](javascript:alert(3)) **<b onclick=alert(4)>bold</b>** "
     "![x](https://evil.example/pixel.png) <iframe src=https://evil.example></iframe> ${alert(5)} {{7*7}}"
 )
-
-
-def say(page: Page, text: str) -> None:
-    field = page.get_by_label("Your message")
-    field.fill(text)
-    field.press("Enter")
-
-
-def replies(page: Page) -> Locator:
-    """Replies of the policy: those that can be rated."""
-    return page.locator(".rj-bot:has(.rj-votes)")
-
-
-def ask(page: Page, text: str = "Where is my card?") -> Locator:
-    """Say something and wait for the whole reply."""
-    before = replies(page).count()
-    say(page, text)
-    expect(replies(page)).to_have_count(before + 1)
-    return replies(page).nth(before)
 
 
 def offset(part: Locator, whole: Locator) -> tuple[float, float]:

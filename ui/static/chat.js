@@ -1,58 +1,69 @@
-// The chat page: joins the connection (protocol.md) to what is seen.
+// The chat: joins the connection (protocol.md) to what is seen. On the page `/` and in the widget alike.
 //
-// 1. The container that the page put in place carries the texts and who the assistant is.
+// 1. Whoever starts it gives a container, the server's address, the texts and who the assistant is.
 // 2. hello brings the conversation; each frame after it changes one thing on the page.
 // 3. What a person does is shown at once, kept in the outbox, and sent until the server acknowledges it.
 
 import { ArticlePanel } from "./article.js";
 import { Connection } from "./connection.js";
 import { newId } from "./dom.js";
-import { Outbox, loadChat, loadSolved, onChatChanged, saveChat, saveSolved } from "./memory.js";
+import { catalogue, chooseLanguage } from "./language.js";
+import { Outbox, loadChat, onChatChanged, saveChat, saveLanguage } from "./memory.js";
+import { Confirmation, OwnConversation } from "./own.js";
 import { Shell } from "./shell.js";
 import { SolvedQuestion } from "./solved.js";
 import { Thread, canVote } from "./thread.js";
 
 const PROTOCOL = 1;
 const GIVE_UP_TYPING_MS = 60_000;
-const SERVER = new URL("../../", import.meta.url);
 
-/** Looks texts up: `say(key, {name: value}, fallback)`. */
-function catalogue(texts) {
-  return (key, values = {}, fallback = key) => (texts[key] ?? fallback).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
-}
-
-class Chat {
+export class Chat {
   #votes = new Map();
   #castVotes = new Map();
   #outbox = new Outbox();
   #conversationId = "";
-  #solved = null;
+  #end = { solved: null, csat: null, ended: false };
   #canSolve = false;
   #settings = { reply: "approved", learn: true };
   #status = { kind: "", text: "" };
   #typingTimer = 0;
 
-  constructor({ texts, assistant, ai_notice: aiNotice, human_offer: humanOffer }) {
-    const say = catalogue(texts);
-    this.say = say;
-    this.panel = new ArticlePanel(say, new URL("v1/articles/", SERVER));
-    this.solved = new SolvedQuestion(say, (solved) => this.#answerSolved(solved));
+  /** `server`: address of the product's root; `config`: what the page carries (ui/chat.py). */
+  constructor(server, { texts, language, assistant, ai_notice: aiNotice, human_offer: humanOffer }) {
+    this.language = chooseLanguage(texts, language);
+    // The domain's own words are in its language; whoever reads another is told in that.
+    this.isTranslated = this.language !== language;
+    this.say = catalogue(texts[this.language]);
+    this.languages = Object.keys(texts);
+    this.#build(server);
+    this.#introduce(assistant, aiNotice, humanOffer);
+    this.shell.setSettings("approved", true);
+    const url = Object.assign(new URL("ws/chat", server), { protocol: server.protocol === "https:" ? "wss:" : "ws:" });
+    this.connection = new Connection(url, { greeting: () => this.#hello(), onFrame: (frame) => this.#receive(frame), onState: (state) => this.#onState(state) });
+    onChatChanged((chat) => chat.conversation_id !== this.#conversationId && this.#switchTo());
+  }
+
+  #build(server) {
+    const say = this.say;
+    this.panel = new ArticlePanel(say, new URL("v1/articles/", server));
+    this.own = new OwnConversation(new URL("v1/conversations/", server), loadChat);
+    this.confirmation = new Confirmation(say, () => this.#erase());
+    this.solved = new SolvedQuestion(say, (solved) => this.#answerSolved(solved), (value) => this.#rate(value));
     this.thread = new Thread(say, {
       vote: (id, vote) => this.#vote(id, vote),
       openArticle: (id, title) => this.panel.open(id, title),
       quickReply: (text) => this.#say(text),
       retry: (clientId, text) => this.#resend(clientId, text),
+      another: (id) => this.#another(id),
+      edit: (text) => this.shell.edit(text),
+      formMoved: () => this.#showSolved(),
     });
-    this.shell = new Shell(say, this.#shellActions(), this.thread, this.solved.node);
-    this.shell.introduce(assistant, aiNotice, humanOffer);
-    this.shell.setSettings("approved", true);
-    const url = Object.assign(new URL("ws/chat", SERVER), { protocol: SERVER.protocol === "https:" ? "wss:" : "ws:" });
-    this.connection = new Connection(url, { greeting: () => this.#hello(), onFrame: (frame) => this.#receive(frame), onState: (state) => this.#onState(state) });
-    onChatChanged((chat) => chat.conversation_id !== this.#conversationId && this.#switchTo());
+    this.shell = new Shell(say, this.#shellActions(), this.thread, this.solved.node, { current: this.language, all: this.languages });
   }
 
   start(container) {
-    container.replaceChildren(this.shell.node, this.panel.dialog);
+    container.lang = this.language;
+    container.replaceChildren(this.shell.node, this.panel.dialog, this.confirmation.dialog);
     this.connection.open();
   }
 
@@ -64,6 +75,9 @@ class Chat {
       fresh: () => this.#startFresh(),
       setReply: (reply) => this.#set({ reply }),
       setLearn: (learn) => this.#set({ learn }),
+      setLanguage: (language) => (saveLanguage(language), location.reload()),
+      download: () => this.#download(),
+      erase: () => this.confirmation.open(),
       reconnect: () => this.connection.open(),
     };
   }
@@ -105,13 +119,36 @@ class Chat {
     if (vote.comment) frame.comment = vote.comment;
     this.#castVotes.set(frame.key, vote);
     this.#deliver(frame);
+    this.#showSolved();
+  }
+
+  /** Another answer in place of the newest reply. */
+  #another(messageId) {
+    this.shell.hideError();
+    this.#setTyping(this.connection.online);
+    this.#deliver({ type: "retry", key: newId(), message_id: messageId });
   }
 
   #answerSolved(solved) {
-    this.#solved = solved;
-    saveSolved(this.#conversationId, solved);
+    this.#end = { ...this.#end, solved };
     this.#showSolved();
     this.#deliver({ type: "outcome", key: newId(), solved });
+  }
+
+  #rate(csat) {
+    this.#end = { ...this.#end, csat };
+    this.#showSolved();
+    this.#deliver({ type: "csat", key: newId(), value: csat });
+  }
+
+  async #download() {
+    if (!(await this.own.download())) this.shell.showError(this.say("download.failed"));
+  }
+
+  async #erase() {
+    if (!(await this.own.erase())) return this.shell.showError(this.say("erase.failed"));
+    this.#startFresh();
+    this.shell.showNote(this.say("erase.done"));
   }
 
   #set(change) {
@@ -122,6 +159,7 @@ class Chat {
 
   #startFresh() {
     this.shell.hideError();
+    this.shell.clear();
     saveChat({ token: loadChat().token });
     this.#switchTo();
   }
@@ -137,7 +175,7 @@ class Chat {
     this.#conversationId = "";
     this.#votes.clear();
     this.#castVotes.clear();
-    this.#solved = null;
+    this.#end = { solved: null, csat: null, ended: false };
     this.#canSolve = false;
     this.thread.clear();
     this.#setTyping(false);
@@ -163,16 +201,22 @@ class Chat {
   #onHello(hello) {
     if (hello.conversation_id !== this.#conversationId) this.#forget();
     this.#conversationId = hello.conversation_id;
-    this.#solved = loadSolved(hello.conversation_id);
     this.#outbox.open(hello.conversation_id);
     saveChat({ conversation_id: hello.conversation_id, token: hello.token });
-    this.shell.introduce(hello.assistant, hello.ai_notice, hello.human_offer);
+    this.#introduce(hello.assistant, hello.ai_notice, hello.human_offer);
     this.shell.setVersion(hello.version);
     this.shell.setCanWrite(hello.can_write);
     this.thread.chips = hello.chips;
     this.#onSettings(hello);
     this.#onStatus(hello);
     this.#catchUp(hello);
+    this.#end = { ...this.#end, solved: hello.solved, csat: hello.csat };
+    this.#showSolved();
+  }
+
+  #introduce(assistant, aiNotice, humanOffer) {
+    const notice = this.isTranslated ? [this.say("ai_notice"), this.say("human_offer")] : [aiNotice, humanOffer];
+    this.shell.introduce(assistant, ...notice);
   }
 
   #catchUp({ messages, partial, votes }) {
@@ -204,7 +248,7 @@ class Chat {
     if (message.role === "user") return;
     this.#setTyping(false);
     this.#canSolve ||= canVote(message);
-    if (canVote(message) && this.#solved === false) this.#solved = null;
+    if (canVote(message) && this.#end.solved === false) this.#end = { ...this.#end, solved: null };
     this.#showSolved();
   }
 
@@ -216,6 +260,7 @@ class Chat {
   #showVote(messageId, { thumb, reasons = [], comment = "" }) {
     this.#votes.set(messageId, { thumb, reasons, comment });
     this.thread.showVote(messageId, { thumb, reasons, comment });
+    this.#showSolved();
   }
 
   #onSettings({ reply, learn }) {
@@ -226,6 +271,9 @@ class Chat {
   #onStatus({ status, position }) {
     const text = status === "bot" ? "" : this.say(position && status === "waiting" ? "status.waiting.position" : `status.${status}`, { position });
     this.#status = { kind: status === "bot" ? "" : status, text };
+    this.#end = { ...this.#end, ended: status === "resolved" };
+    this.shell.setPersonCalled(["waiting", "person"].includes(status));
+    this.#showSolved();
     if (this.connection.online) this.shell.setBanner(this.#status.kind, text);
     if (status !== "bot") this.#setTyping(false);
   }
@@ -235,6 +283,7 @@ class Chat {
     const line = this.#errorLine(error);
     const frame = this.#outbox.take(error.client_id || error.key);
     if (frame?.type === "message") return this.#messageRefused(frame, line);
+    if (frame?.type === "retry") this.#setTyping(false);
     if (frame?.type === "feedback") this.thread.showVote(frame.message_id, this.#votes.get(frame.message_id) || {});
     this.shell.showError(line, frame ? () => this.#deliver(frame) : null);
   }
@@ -284,20 +333,6 @@ class Chat {
 
   #showSolved() {
     const quiet = this.thread.dots.hidden && !this.thread.streaming;
-    this.solved.render(this.#canSolve && quiet, this.#solved);
+    this.thread.follow(() => this.solved.render(this.#canSolve && quiet && !this.thread.asksForVote, this.#end));
   }
-}
-
-/** Waits for the container that the page renders, then starts once. */
-function begin() {
-  const container = document.querySelector("#rejoinder");
-  if (!container || container.dataset.started) return Boolean(container);
-  container.dataset.started = "yes";
-  new Chat(JSON.parse(container.dataset.config)).start(container);
-  return true;
-}
-
-if (!begin()) {
-  const observer = new MutationObserver(() => begin() && observer.disconnect());
-  observer.observe(document.documentElement, { childList: true, subtree: true });
 }

@@ -2,7 +2,7 @@
 
 const CHAT = "rejoinder.chat";
 const OUTBOX = "rejoinder.outbox";
-const SOLVED = "rejoinder.solved";
+const LANGUAGE = "rejoinder.language";
 
 function read(storage, key) {
   try {
@@ -40,14 +40,13 @@ export function onChatChanged(listener) {
   });
 }
 
-/** Whether this conversation's problem was reported solved: true, false, or null (not said). */
-export function loadSolved(conversationId) {
-  const saved = read(local, SOLVED);
-  return saved && saved.conversation_id === conversationId ? saved.solved : null;
+/** The language that was chosen here, or "". */
+export function loadLanguage() {
+  return read(local, LANGUAGE) || "";
 }
 
-export function saveSolved(conversationId, solved) {
-  write(local, SOLVED, { conversation_id: conversationId, solved });
+export function saveLanguage(language) {
+  write(local, LANGUAGE, language);
 }
 
 /** Frames sent and not acknowledged, in order; they survive a reload of this tab. */

@@ -7,10 +7,13 @@ const COUNT_FROM_CHARS = 3600;
 const MAX_FIELD_HEIGHT_PX = 168;
 
 export class Shell {
-  /** `actions`: {send(text), stop(), handover(), fresh(), setReply(mode), setLearn(on), reconnect()}. */
-  constructor(say, actions, thread, solved) {
+  /** `actions`: {send(text), stop(), handover(), fresh(), setReply(mode), setLearn(on), setLanguage(language), download(),
+   * erase(), reconnect()}; `languages`: {current, all}. */
+  constructor(say, actions, thread, solved, languages) {
     this.say = say;
     this.actions = actions;
+    this.languages = languages;
+    this.consent = el("p", { class: "rj-consent" });
     this.banner = el("div", { class: "rj-banner", role: "status", hidden: true });
     this.notice = el("section", { class: "rj-notice", aria: { label: say("notice.label") } });
     thread.log.prepend(this.notice);
@@ -25,24 +28,29 @@ export class Shell {
     this.badgeWord = el("span", { class: "rj-badge-word" });
     this.badge = el("span", { class: "rj-badge", role: "status" }, el("i", {}), this.badgeWord, el("span", { class: "rj-dot" }, "·"), this.badgeVersion);
     this.avatar = el("span", { class: "rj-avatar", aria: { hidden: true } });
-    const person = el("button", { type: "button", class: "rj-button rj-person", on: { click: () => this.actions.handover() } }, icon("person"), el("span", {}, this.say("person")));
+    this.person = el("button", { type: "button", class: "rj-button rj-person", on: { click: () => this.actions.handover() } }, icon("person"), el("span", {}, this.say("person")));
     const who = el("div", { class: "rj-whois" }, this.name, el("p", { class: "rj-subtitle" }, this.say("subtitle"), this.badge));
-    return el("header", { class: "rj-header" }, el("div", { class: "rj-header-inner" }, this.avatar, who, el("span", { class: "rj-spring" }), person, this.#menu()));
+    return el("header", { class: "rj-header" }, el("div", { class: "rj-header-inner" }, this.avatar, who, el("span", { class: "rj-spring" }), this.person, this.#menu()));
   }
 
   #menu() {
     const toggle = iconButton("menu", this.say("menu"), () => this.#showMenu(this.menu.hidden));
     this.toggle = toggle;
     toggle.setAttribute("aria-expanded", "false");
-    this.menu = el("div", { class: "rj-menu", hidden: true, role: "group", aria: { label: this.say("menu") } }, this.#replyChoice(), this.#learnSwitch(), el("hr"), this.#freshButton());
+    this.menu = el("div", { class: "rj-menu", hidden: true, role: "group", aria: { label: this.say("menu") } }, ...this.#menuParts());
     const holder = el("div", { class: "rj-menu-holder" }, toggle, this.menu);
-    document.addEventListener("click", (event) => !holder.contains(event.target) && this.#showMenu(false));
+    document.addEventListener("click", (event) => !event.composedPath().includes(holder) && this.#showMenu(false));
     holder.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || this.menu.hidden) return;
       this.#showMenu(false);
       toggle.focus();
     });
     return holder;
+  }
+
+  #menuParts() {
+    const items = [this.#menuItem("plus", "fresh"), this.#menuItem("download", "download"), this.#menuItem("trash", "erase")];
+    return [this.#replyChoice(), this.#learnSwitch(), this.#languageChoice(), el("hr"), el("div", { class: "rj-menu-items" }, items)];
   }
 
   #showMenu(open) {
@@ -66,12 +74,22 @@ export class Shell {
     return el("div", {}, label, el("p", { class: "rj-faint" }, this.say("learn.hint")));
   }
 
-  #freshButton() {
-    const start = () => {
-      this.#showMenu(false);
-      this.actions.fresh();
+  #languageChoice() {
+    const option = (language) => {
+      const checked = language === this.languages.current;
+      const input = el("input", { type: "radio", name: "rj-language", value: language, checked, on: { change: () => this.actions.setLanguage(language) } });
+      return el("label", { class: "rj-segment" }, input, el("span", { lang: language }, this.say(`language.${language}`)));
     };
-    return el("button", { type: "button", class: "rj-menu-item", on: { click: start } }, icon("plus"), this.say("fresh"));
+    return el("fieldset", {}, el("legend", {}, this.say("language.legend")), el("div", { class: "rj-segments" }, this.languages.all.map(option)));
+  }
+
+  /** `name`: of its action and of its text. */
+  #menuItem(iconName, name) {
+    const act = () => {
+      this.#showMenu(false);
+      this.actions[name]();
+    };
+    return el("button", { type: "button", class: "rj-menu-item", on: { click: act } }, icon(iconName), this.say(name));
   }
 
   #composer() {
@@ -88,7 +106,8 @@ export class Shell {
       event.preventDefault();
       this.#submit();
     });
-    return el("footer", { class: "rj-footer" }, this.error, form, el("p", { class: "rj-fine" }, this.say("fine")));
+    this.editing = el("div", { class: "rj-editing", role: "status", hidden: true }, el("span", {}, this.say("edit.hint")), el("button", { type: "button", class: "rj-link", on: { click: () => this.#endEdit("") } }, this.say("edit.cancel")));
+    return el("footer", { class: "rj-footer" }, this.error, this.editing, form, el("p", { class: "rj-fine" }, this.say("fine")));
   }
 
   #onKey(event) {
@@ -100,9 +119,26 @@ export class Shell {
   #submit() {
     const text = this.field.value.trim();
     if (!text) return;
-    this.field.value = "";
-    this.#fit();
+    this.#endEdit("");
     this.actions.send(text);
+  }
+
+  /** Puts an earlier question into the field, to be asked in other words. */
+  edit(text) {
+    this.#endEdit(text);
+    this.editing.hidden = false;
+    this.field.focus();
+  }
+
+  /** Empties the field. */
+  clear() {
+    this.#endEdit("");
+  }
+
+  #endEdit(text) {
+    this.editing.hidden = true;
+    this.field.value = text;
+    this.#fit();
   }
 
   #fit() {
@@ -117,7 +153,7 @@ export class Shell {
     this.name.textContent = assistant;
     this.avatar.textContent = [...assistant][0] || "";
     const ask = el("button", { type: "button", class: "rj-link", on: { click: () => this.actions.handover() } }, this.say("person"));
-    this.notice.replaceChildren(el("p", {}, el("strong", {}, aiNotice)), el("p", {}, humanOffer, " ", ask));
+    this.notice.replaceChildren(el("p", {}, el("strong", {}, aiNotice)), el("p", {}, humanOffer, " ", ask), this.consent);
   }
 
   /** The version that new replies come from; a change is seen and announced. */
@@ -133,6 +169,8 @@ export class Shell {
   setSettings(reply, learn) {
     for (const input of this.replies.querySelectorAll("input")) input.checked = input.value === reply;
     this.learn.checked = learn;
+    const change = el("button", { type: "button", class: "rj-link", on: { click: () => this.actions.setLearn(!learn) } }, this.say(learn ? "consent.stop" : "consent.allow"));
+    this.consent.replaceChildren(this.say(learn ? "consent.on" : "consent.off"), " ", change);
     this.badge.classList.toggle("rj-paused", !learn);
     this.badgeWord.textContent = this.say(learn ? "badge.learning" : "badge.paused");
   }
@@ -143,10 +181,15 @@ export class Shell {
   }
 
   setBusy(busy) {
-    const hadFocus = document.activeElement === this.stopButton;
+    const hadFocus = this.stopButton.matches(":focus");
     this.stopButton.hidden = !busy;
     this.sendButton.hidden = busy;
     if (hadFocus && !busy) this.field.focus();
+  }
+
+  /** While a person is called, or speaks, nobody needs to call one. */
+  setPersonCalled(called) {
+    this.person.disabled = called;
   }
 
   /** A strip under the header: `offline`, a hand-over state, or nothing (""). */
@@ -162,7 +205,14 @@ export class Shell {
     const again = retry && el("button", { type: "button", class: "rj-link", on: { click: () => (this.hideError(), retry()) } }, this.say("retry"));
     const close = iconButton("close", this.say("dismiss"), () => this.hideError());
     this.error.replaceChildren(el("span", {}, text), ...(again ? [again] : []), close);
+    this.error.classList.remove("rj-good-news");
     this.error.hidden = false;
+  }
+
+  /** One line that something was done. */
+  showNote(text) {
+    this.showError(text);
+    this.error.classList.add("rj-good-news");
   }
 
   hideError() {

@@ -11,8 +11,10 @@ export class Thread {
   #entries = new Map();
   #pending = new Map();
   #stream = null;
+  #newest = null;
 
-  /** `actions`: {vote(id, vote), openArticle(id, title), quickReply(text), retry(clientId)}. */
+  /** `actions`: {vote(id, vote), openArticle(id, title), quickReply(text), retry(clientId), another(id), edit(text),
+   * formMoved()}. */
   constructor(say, actions) {
     this.say = say;
     this.actions = actions;
@@ -37,7 +39,13 @@ export class Thread {
     return this.#stream ? this.#stream.id : "";
   }
 
+  /** Whether the newest reply asks for a thumb and has none. */
+  get asksForVote() {
+    return Boolean(this.#newest?.votes?.isAsking);
+  }
+
   clear() {
+    this.#newest = null;
     this.#entries.clear();
     this.#pending.clear();
     this.#stream = null;
@@ -123,6 +131,7 @@ export class Thread {
     if (this.#stream && this.#stream.id === message.id) this.#stream = null;
     const entry = { node, ...this.#fillReply(node, message) };
     this.#entries.set(message.id, entry);
+    this.#newest = entry;
     if (!node.isConnected) this.#append(node);
     this.#offerQuickReplies(message);
   }
@@ -179,6 +188,13 @@ export class Thread {
     if (follow) this.toBottom();
   }
 
+  /** Whoever reads the end goes on reading it after `change()`. */
+  follow(change) {
+    const near = this.#nearBottom();
+    change();
+    if (near) this.toBottom();
+  }
+
   toBottom() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
     this.jump.hidden = true;
@@ -196,13 +212,16 @@ export class Thread {
 
   #userBubble(text) {
     const note = el("div", { class: "rj-bubble-note", role: "status" });
-    const bubble = el("div", { class: "rj-bubble" }, el("span", { class: "rj-sr" }, this.say("you") + ": "), el("span", { class: "rj-plain" }, text));
-    return { node: el("article", { class: "rj-message rj-user" }, bubble, note), note, text };
+    const bubble = el("div", { class: "rj-bubble" }, el("span", { class: "rj-sr" }, this.say("you") + ": "), el("span", { class: "rj-plain", dir: "auto" }, text));
+    // Shown on the newest question only (chat.css).
+    const edit = iconButton("pencil", this.say("edit"), () => this.actions.edit(text));
+    edit.classList.add("rj-edit");
+    return { node: el("article", { class: "rj-message rj-user" }, el("div", { class: "rj-said" }, edit, bubble), note), note, text };
   }
 
   #replyShell(role) {
     const who = this.say(role === "operator" ? "operator" : "assistant");
-    const text = el("div", { class: "rj-text" });
+    const text = el("div", { class: "rj-text", dir: "auto" });
     const bubble = el("div", { class: "rj-bubble" }, el("span", { class: "rj-sr" }, who + ": "), text);
     const meta = el("div", { class: "rj-meta" });
     return el("article", { class: `rj-message rj-${role === "operator" ? "operator" : "bot"}` }, bubble, meta);
@@ -214,7 +233,7 @@ export class Thread {
     node.dataset.messageId = message.id;
     node.querySelector(".rj-text").replaceChildren(renderMarkdown(message.text));
     const onVote = (vote) => this.actions.vote(message.id, vote);
-    const votes = canVote(message) ? new VoteBar(this.say, this.chips, onVote, Boolean(message.ask_rating)) : null;
+    const votes = canVote(message) ? new VoteBar(this.say, this.chips, onVote, Boolean(message.ask_rating), () => this.actions.formMoved()) : null;
     node.querySelector(".rj-meta").replaceChildren(...this.#metaParts(message, votes));
     if (votes) node.append(votes.form);
     return { votes };
@@ -227,7 +246,7 @@ export class Thread {
     const made = message.version ? [this.#versionPill(message.version)] : [];
     const isReply = votes || message.role === "operator";
     const place = votes && votes.asks ? "rj-actions rj-own-row" : "rj-actions";
-    const actions = isReply ? [el("span", { class: place }, votes && votes.buttons, this.#copyButton(message.text))] : [];
+    const actions = isReply ? [el("span", { class: place }, votes && votes.buttons, message.can_retry && this.#anotherButton(message.id), this.#copyButton(message.text))] : [];
     return [...said, ...made, ...sources, ...stopped, ...actions];
   }
 
@@ -238,6 +257,13 @@ export class Thread {
   #sourceChip({ id, title }) {
     const label = this.say("source.open", { title });
     return el("button", { type: "button", class: "rj-source", title: label, aria: { label }, on: { click: () => this.actions.openArticle(id, title) } }, icon("book"), el("span", {}, title));
+  }
+
+  /** Shown under the newest reply only (chat.css). */
+  #anotherButton(messageId) {
+    const button = iconButton("retry", this.say("another"), () => this.actions.another(messageId));
+    button.classList.add("rj-another");
+    return button;
   }
 
   #copyButton(text) {
@@ -252,7 +278,7 @@ export class Thread {
 
   #offerQuickReplies(message) {
     const texts = message.quick_replies || [];
-    const buttons = texts.map((text) => el("button", { type: "button", class: "rj-quick", on: { click: () => this.actions.quickReply(text) } }, text));
+    const buttons = texts.map((text) => el("button", { type: "button", class: "rj-quick", dir: "auto", on: { click: () => this.actions.quickReply(text) } }, text));
     this.tail.replaceChildren(...(buttons.length ? [el("div", { class: "rj-quicks", role: "group", aria: { label: this.say("quick.label") } }, buttons)] : []));
   }
 

@@ -11,8 +11,10 @@ const MAX_COMMENT_CHARS = 1000;
 export class VoteBar {
   #vote = NO_VOTE;
 
-  /** `chips`: {up: [..], down: [..]}; `onVote({thumb, reasons, comment})` sends it; `asks`: ask for a vote until there is one. */
-  constructor(say, chips, onVote, asks = false) {
+  /** `chips`: {up: [..], down: [..]}; `onVote({thumb, reasons, comment})` sends it; `asks`: ask for a vote until there is one;
+   * `onForm()`: the form was opened or closed. */
+  constructor(say, chips, onVote, asks = false, onForm = () => {}) {
+    this.onForm = onForm;
     this.say = say;
     this.chips = chips;
     this.onVote = onVote;
@@ -37,6 +39,11 @@ export class VoteBar {
     this.edit.textContent = this.say(reasons.length || comment ? "vote.edit" : "vote.add");
     this.#showQuestion();
     if (thumb === 0) this.#closeForm();
+  }
+
+  /** Whether it asks for a vote and has none, or is open. */
+  get isAsking() {
+    return (this.asks && this.#vote.thumb === 0) || Boolean(this.form.querySelector("form"));
   }
 
   #showQuestion() {
@@ -88,6 +95,7 @@ export class VoteBar {
     });
     form.querySelector("button.rj-button:not(.rj-primary)").addEventListener("click", () => this.#closeForm(true));
     this.form.replaceChildren(form);
+    this.onForm();
     this.edit.hidden = true;
     form.querySelector("button").focus({ preventScroll: true });
     form.scrollIntoView({ block: "nearest" });
@@ -114,11 +122,13 @@ export class VoteBar {
   #thank() {
     this.edit.hidden = false;
     this.form.replaceChildren(el("p", { class: "rj-thanks", role: "status" }, this.say("vote.thanks")));
+    this.onForm();
     this.edit.focus({ preventScroll: true });
   }
 
   #closeForm(refocus = false) {
     this.form.replaceChildren();
+    this.onForm();
     this.edit.hidden = this.#vote.thumb === 0;
     if (refocus) (this.#vote.thumb > 0 ? this.up : this.down).focus({ preventScroll: true });
   }

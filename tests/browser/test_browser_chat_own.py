@@ -1,0 +1,206 @@
+"""What a person may do on the chat page beside asking: in a real browser, with the real server and store."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from bot.errors import NotFound
+from tests.browser.chat_page import ask, conversation_of, menu, replies
+from tests.browser.conftest import Visit
+from tests.browser.product import Product
+from tests.builders import make_conversation
+
+pytestmark = pytest.mark.browser
+
+
+def signals(product: Product, page: Page) -> list[tuple[str, float]]:
+    """(kind, value) of the open conversation's signals, oldest first."""
+    return [(signal.kind.value, signal.value) for signal in product.rig.store.signals(conversation_of(page))]
+
+
+def test_another_answer_is_a_second_reply_and_a_signal_about_the_first(visit: Visit, product: Product) -> None:
+    """Offered under the newest reply only."""
+    page = visit.chat()
+    first = ask(page)
+    first.get_by_role("button", name="Another answer").click()
+    expect(replies(page)).to_have_count(2)
+    expect(first.get_by_role("button", name="Another answer")).to_be_hidden()
+    expect(replies(page).nth(1).get_by_role("button", name="Another answer")).to_be_visible()
+    expect(page.locator(".rj-user")).to_have_count(1)
+    assert signals(product, page) == [("retry", 1.0)]
+
+
+def test_the_last_question_can_be_asked_in_other_words(visit: Visit) -> None:
+    """Its words come back into the field; cancelling empties it; only the newest question offers it."""
+    page = visit.chat()
+    ask(page, "wher is my crad")
+    page.get_by_role("button", name="Edit this question").click()
+    field = page.get_by_label("Your message")
+    expect(field).to_be_focused()
+    expect(field).to_have_value("wher is my crad")
+    page.get_by_role("button", name="Cancel").click()
+    expect(field).to_have_value("")
+    page.get_by_role("button", name="Edit this question").click()
+    ask(page, "Where is my card?")
+    expect(page.get_by_text("Ask your question in other words.")).to_be_hidden()
+    expect(page.get_by_role("button", name="Edit this question")).to_have_count(1)
+
+
+def test_one_question_at_a_time(visit: Visit, product: Product) -> None:
+    """While a reply asks for a thumb the chat does not ask whether it is solved; then it does. A reply that does not ask
+    is the control."""
+    page, solved = visit.chat(), "Did this solve your problem?"
+    ask(page)
+    expect(page.get_by_text(solved)).to_be_visible()
+    product.ask_for_ratings()
+    asked = ask(page)
+    expect(asked.get_by_text("Did this answer your question?")).to_be_visible()
+    expect(page.get_by_text(solved)).to_be_hidden()
+    asked.get_by_role("button", name="Bad reply").click()
+    expect(page.get_by_text(solved)).to_be_hidden()
+    asked.get_by_role("button", name="Skip").click()
+    expect(page.get_by_text(solved)).to_be_visible()
+
+
+def test_a_solved_chat_is_rated_and_the_rating_stays(visit: Visit, product: Product) -> None:
+    """Four of five, changed to five; the page that is loaded again knows from the server."""
+    page = visit.chat()
+    ask(page)
+    page.get_by_role("button", name="Yes, solved").click()
+    page.get_by_role("button", name="4 of 5").click()
+    expect(page.get_by_text("Thank you for rating this chat.")).to_be_visible()
+    page.get_by_role("button", name="5 of 5").click()
+    expect(page.locator(".rj-star.rj-lit")).to_have_count(5)
+    page.wait_for_function("!sessionStorage.getItem('rejoinder.outbox').includes('csat')")
+    page.reload()
+    expect(page.get_by_text("Glad to hear it.")).to_be_visible()
+    expect(page.get_by_role("button", name="5 of 5")).to_have_attribute("aria-pressed", "true")
+    assert signals(product, page) == [("outcome", 1.0), ("csat", 4.0), ("csat", 5.0)]
+
+
+def test_do_not_learn_from_my_conversation_is_one_press_and_obeyed(visit: Visit, product: Product) -> None:
+    """The conversation says so in the store, and so does what is decided after it; allowing again is one press too."""
+    page = visit.chat()
+    ask(page)
+    page.get_by_role("button", name="Do not learn from my conversation").click()
+    expect(page.get_by_text("Nothing in this conversation teaches the assistant.")).to_be_visible()
+    expect(page.locator(".rj-badge")).to_contain_text("not learning from this chat")
+    ask(page)
+    assert not product.rig.store.conversation(conversation_of(page)).learn_ok
+    page.get_by_role("button", name="Allow learning").click()
+    expect(page.locator(".rj-badge")).to_contain_text("learning")
+    expect(page.get_by_role("button", name="Do not learn from my conversation")).to_be_visible()
+
+
+def test_a_conversation_is_downloaded_as_a_file(visit: Visit) -> None:
+    """With what was said and the vote."""
+    page = visit.chat()
+    ask(page, "Where is my marmalade?").get_by_role("button", name="Good reply").click()
+    page.wait_for_function("!sessionStorage.getItem('rejoinder.outbox').includes('feedback')")
+    with page.expect_download() as downloading:
+        menu(page, "Download my conversation")
+    assert downloading.value.suggested_filename == f"conversation-{conversation_of(page)}.json"
+    saved = json.loads(Path(downloading.value.path()).read_text())
+    assert "Where is my marmalade?" in [line["text"] for line in saved["messages"]]
+    assert [vote["thumb"] for vote in saved["votes"].values()] == [1]
+
+
+def test_a_conversation_is_deleted_after_asking_once(visit: Visit, product: Product) -> None:
+    """Kept when asked to; else gone from the server, from this page and from the other tab."""
+    page, other = visit.chat(), visit.chat()
+    ask(page)
+    expect(replies(other)).to_have_count(1)
+    before = conversation_of(page)
+    menu(page, "Delete my conversation")
+    page.get_by_role("button", name="Keep it").click()
+    assert product.rig.store.messages(before)
+    menu(page, "Delete my conversation")
+    page.get_by_role("dialog").get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text("Your conversation was deleted.")).to_be_visible()
+    expect(replies(page)).to_have_count(0)
+    expect(replies(other)).to_have_count(0)
+    with pytest.raises(NotFound):
+        product.rig.store.conversation(before)
+    ask(page)
+
+
+def test_the_place_in_the_queue_is_shown_and_moves(visit: Visit, product: Product) -> None:
+    """One person more is before us, then is taken over."""
+    product.rig.store.add_conversation(make_conversation(id="c_before", created_at=1.0, status="waiting"))
+    num_before = len(product.rig.store.waiting())
+    page = visit.chat()
+    page.locator(".rj-header").get_by_role("button", name="Talk to a person").click()
+    expect(page.get_by_text(f"You are number {num_before + 1} in the queue.")).to_be_visible()
+    expect(page.locator(".rj-header").get_by_role("button", name="Talk to a person")).to_be_disabled()
+    product.rig.store.update_conversation("c_before", status="resolved")
+    expect(page.get_by_text(f"You are number {num_before} in the queue.")).to_be_visible()
+
+
+def test_the_page_speaks_the_browsers_language_until_another_is_chosen(new_visit: Callable[..., Visit]) -> None:
+    """Chinese by the browser, English by choice; the choice stays."""
+    page = new_visit(locale="zh-CN").open()
+    expect(page.get_by_label("您的消息")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    page.get_by_role("button", name="对话设置").click()
+    page.get_by_text("English").click()
+    expect(page.get_by_label("Your message")).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("Your message")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_markdown_shows_code_headings_and_quotes_and_fetches_no_picture(visit: Visit, product: Product) -> None:
+    """A picture is a link that says where it leads; nothing is asked of its host (the fixture watches)."""
+    product.script("# Steps\nUse `exit` *soon*.\n> quoted\n```\na < b\n```\n![map](https://bank.example/map.png)")
+    text = ask(visit.chat()).locator(".rj-text")
+    expect(text.locator("strong")).to_have_text("Steps")
+    expect(text.locator("p code")).to_have_text("exit")
+    expect(text.locator("em")).to_have_text("soon")
+    expect(text.locator("blockquote")).to_have_text("quoted")
+    expect(text.locator("pre")).to_have_text("a < b")
+    expect(text.locator("a")).to_have_text("map (bank.example)")
+    expect(text.locator("img")).to_have_count(0)
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds that is serious or worse."""
+    found = Axe().run(page).response["violations"]
+    grave = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in grave]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_axe_finds_nothing_serious(new_visit: Callable[..., Visit], product: Product, scheme: str, width: int) -> None:
+    """With everything open that can be: the question, the form, the menu, the rating, an article, a dialog."""
+    page = new_visit(viewport={"width": width, "height": 844}, color_scheme=scheme, reduced_motion="reduce").chat()
+    product.ask_for_ratings()
+    product.script("**Bold**, `code` and a [link](https://bank.example/a).")
+    reply = ask(page)
+    assert violations(page) == []
+    reply.get_by_role("button", name="Bad reply").click()
+    assert violations(page) == []
+    reply.get_by_role("button", name="Skip").click()
+    page.get_by_role("button", name="Yes, solved").click()
+    page.get_by_role("button", name="Chat settings").click()
+    assert violations(page) == []
+    page.get_by_role("button", name="Delete my conversation").click()
+    assert violations(page) == []
+    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("button", name=re.compile("^Source")).click()
+    expect(page.get_by_text("In 5 days.")).to_be_visible()
+    assert violations(page) == []
+
+
+def test_axe_does_find_what_is_wrong(visit: Visit) -> None:
+    """The control: a button without a name."""
+    page = visit.chat()
+    page.evaluate("document.querySelector('.rj').append(document.createElement('button'))")
+    assert [line.split(":")[0] for line in violations(page)] == ["button-name"]

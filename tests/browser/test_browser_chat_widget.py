@@ -1,0 +1,87 @@
+"""The widget on somebody else's page: one script tag, the same chat, and only where it is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from bot.feedback.store import ConversationFilter
+from tests.browser.chat_page import ask, conversation_of, replies
+from tests.browser.conftest import Visit
+from tests.browser.product import Product
+from tests.builders import make_message
+from tests.hostile import INERT_JS, PAYLOADS
+
+pytestmark = pytest.mark.browser
+
+
+def open_shop(visit: Visit, address: str) -> Page:
+    """The shop's page with its widget opened."""
+    visit.homes.append(address)
+    page = visit.context.new_page()
+    page.goto(address)
+    page.get_by_role("button", name="Open chat").click()
+    return page
+
+
+def test_a_named_site_has_the_whole_chat(visit: Visit, product: Product) -> None:
+    """Asked, answered, its source opened, history after a reload, closed with Escape."""
+    page = open_shop(visit, product.shop.allowed)
+    expect(page.locator(".rj-badge b")).to_have_text("v000001")
+    reply = ask(page)
+    reply.get_by_role("button", name="Source: When your card comes").click()
+    expect(page.get_by_text("In 5 days.")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.reload()
+    page.get_by_role("button", name="Open chat").click()
+    expect(replies(page)).to_have_count(1)
+    page.get_by_label("Your message").press("Escape")
+    expect(page.get_by_label("Your message")).to_be_hidden()
+    expect(page.get_by_role("button", name="Open chat")).to_be_focused()
+
+
+def test_neither_side_reaches_the_others_looks(visit: Visit, product: Product) -> None:
+    """The shop's `* { ... !important }` stays outside; the shop's own button, the control, is red and large."""
+    page = open_shop(visit, product.shop.allowed)
+    look = "node => [getComputedStyle(node).color, getComputedStyle(node).fontSize]"
+    assert page.get_by_role("button", name="Buy").evaluate(look) == ["rgb(255, 0, 0)", "40px"]
+    assert ask(page).locator(".rj-text p").evaluate(look) == ["rgb(27, 33, 31)", "16px"]
+
+
+def test_a_site_that_nobody_named_gets_no_chat(visit: Visit, product: Product) -> None:
+    """The same pages under another name: the socket is refused before it opens, and no conversation begins."""
+    before = len(product.rig.store.list_conversations(ConversationFilter(limit=200)))
+    page = open_shop(visit, product.shop.stranger)
+    expect(page.get_by_text("You are offline. Reconnecting…")).to_be_visible()
+    expect(page.locator(".rj-badge b")).to_have_text("")
+    assert len(product.rig.store.list_conversations(ConversationFilter(limit=200))) == before
+
+
+def test_hostile_texts_stay_text_in_the_widget(visit: Visit, product: Product) -> None:
+    """As on the page: every one is there, none came alive on the shop's site."""
+    page = open_shop(visit, product.shop.allowed)
+    expect(page.locator(".rj-badge b")).to_have_text("v000001")
+    here = conversation_of(page)
+    for number, payload in enumerate(PAYLOADS):
+        line = make_message(id=f"m_widget_{number}", conversation_id=here, role="bot", text=payload.text)
+        product.rig.store.add_reply(line, None)
+    page.reload()
+    page.get_by_role("button", name="Open chat").click()
+    expect(page.locator(".rj-message")).to_have_count(len(PAYLOADS) + 1)
+    assert page.evaluate(INERT_JS, "#rejoinder-widget") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_demo_shop_shows_it_and_axe_finds_nothing_serious(new_visit: Callable[..., Visit], scheme: str) -> None:
+    """Served by the product itself."""
+    visit = new_visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, reduced_motion="reduce")
+    page = visit.open("/demo/shop")
+    found = [one["id"] for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    page.get_by_role("button", name="Open chat").click()
+    ask(page)
+    found += [one["id"] for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert found == []
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")

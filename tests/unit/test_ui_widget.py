@@ -1,0 +1,50 @@
+"""What the widget weighs and what it is made of."""
+
+from __future__ import annotations
+
+import gzip
+import re
+
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from ui.app import STATIC_FOLDER, mount
+
+MAX_BYTES = 30_000
+
+
+def modules_of(name: str, found: set[str] | None = None) -> set[str]:
+    """A script of ours and all that it imports."""
+    found = {name} if found is None else found | {name}
+    for other in re.findall(r'from "\./([\w.-]+)"', (STATIC_FOLDER / name).read_text()):
+        if other not in found:
+            found = modules_of(other, found)
+    return found
+
+
+async def test_the_whole_widget_is_under_thirty_kilobytes_gzipped() -> None:
+    """The script with its texts, the chat's modules and the styles: everything a shop's page loads."""
+    app = mount(FastAPI(), base_url="http://127.0.0.1:1", operator_key="k", assistant="Bea")
+    client = TestClient(app)
+    files = {*modules_of("chat.js"), "chat.css", "tokens.css", "widget/widget.css"}
+    assert {"thread.js", "markdown.js", "vote.js"} < files
+    parts = {"widget.js": client.get("/widget.js").content}
+    parts |= {name: client.get(f"/static/rejoinder/{name}").content for name in files}
+    weights = {name: len(gzip.compress(content)) for name, content in parts.items()}
+    assert sum(weights.values()) < MAX_BYTES, weights
+
+
+async def test_other_sites_may_load_it_and_always_ask_for_the_newest() -> None:
+    """Modules are fetched with CORS; a kept old module beside a new one would break the chat."""
+    client = TestClient(mount(FastAPI(), base_url="http://127.0.0.1:1", operator_key="k"))
+    for path in ("/widget.js", "/static/rejoinder/chat.js", "/static/rejoinder/widget/widget.css"):
+        headers = client.get(path, headers={"Origin": "https://shop.example"}).headers
+        assert (headers["access-control-allow-origin"], headers["cache-control"]) == ("*", "no-cache"), path
+
+
+async def test_without_a_domains_words_the_catalogues_are_carried() -> None:
+    """And the script closes no tag and breaks no line of what is put before it."""
+    client = TestClient(mount(FastAPI(), base_url="http://127.0.0.1:1", operator_key="k"))
+    first = client.get("/widget.js").text.splitlines()[0]
+    assert first.startswith('window.rejoinderConfig = {"assistant": "Assistant", "ai_notice": "You are chatting')
+    assert first.isascii()
