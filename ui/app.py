@@ -6,8 +6,10 @@ Who may see the operator's pages, and the headers of all pages, are the server's
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -37,13 +40,32 @@ _PUBLIC = {
 """The widget's page loads them from its own origin. They hold nothing of anybody's."""
 
 
-class _Revalidated(StaticFiles):
-    """Files that the browser asks about each time, so an update never mixes with a cached module."""
+class _Assets(StaticFiles):
+    """Files that the browser asks about each time, so an update never mixes with a cached module; scripts and styles
+    without their comments."""
 
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
+    def file_response(self, full_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(full_path, *args, **kwargs)
+        path = Path(full_path)
+        if isinstance(response, FileResponse) and path.suffix in _LEAN_TYPES:
+            kept = {name: response.headers[name] for name in ("etag", "last-modified")}
+            text = lean(path.read_text("utf-8"))
+            response = Response(text, media_type=_LEAN_TYPES[path.suffix], headers=kept)
         response.headers.update(_PUBLIC)
         return response
+
+
+_LEAN_TYPES = {".js": "text/javascript", ".css": "text/css"}
+_BLOCK_COMMENT = re.compile(r"(?ms)^[ \t]*/\*.*?\*/[ \t]*$")
+
+
+def lean(source: str) -> str:
+    """A script or style without blank lines, indentation, and comments that have lines of their own.
+
+    Line by line, so no script may hold a template literal of several lines (`test_ui_widget.py`).
+    """
+    lines = (line.strip() for line in _BLOCK_COMMENT.sub("", source).splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 def mount(
@@ -62,21 +84,26 @@ def mount(
     use it with `operator_key`, which no browser sees.
     """
     api = Api(base_url, operator_key)
-    app.mount(STATIC_PATH, _Revalidated(directory=STATIC_FOLDER), name="rejoinder-static")
+    mount_public(app, chat.chat_config(assistant, ai_notice, human_offer, language))
     _mount_page(app, operator.operator_page(api), "/operator", operator.HEAD)
     _mount_page(app, studio.studio_page(api), "/studio", operator.HEAD)
-    _mount_widget(app, chat.chat_config(assistant, ai_notice, human_offer, language))
     page = chat.chat_page(assistant=assistant, ai_notice=ai_notice, human_offer=human_offer, language=language)
     _mount_page(app, page, "/", chat.HEAD)
     return app
 
 
-def _mount_widget(app: FastAPI, config: dict[str, Any]) -> None:
-    source = (STATIC_FOLDER / "widget" / "widget.js").read_text("utf-8")
-    script = f"window.rejoinderConfig = {json.dumps(config)};\n{source}"
+def mount_public(app: FastAPI, config: dict[str, Any]) -> None:
+    """What anybody may load: scripts and styles, the widget with its words (`ui.chat.chat_config`), the demo shop."""
+    app.mount(STATIC_PATH, GZipMiddleware(_Assets(directory=STATIC_FOLDER)), name="rejoinder-static")
+    source = lean((STATIC_FOLDER / "widget" / "widget.js").read_text("utf-8"))
+    words = json.dumps(config, ensure_ascii=False, separators=(",", ":"))
+    script = f"window.rejoinderConfig = {words};\n{source}".encode()
+    packed = gzip.compress(script)
 
-    def widget(_: Request) -> Response:
-        return Response(script, media_type="text/javascript", headers=_PUBLIC)
+    def widget(request: Request) -> Response:
+        takes_packed = "gzip" in request.headers.get("accept-encoding", "")
+        headers = _PUBLIC | {"Vary": "Accept-Encoding"} | ({"Content-Encoding": "gzip"} if takes_packed else {})
+        return Response(packed if takes_packed else script, media_type="text/javascript", headers=headers)
 
     def shop(_: Request) -> Response:
         return FileResponse(STATIC_FOLDER / "widget" / "shop.html", headers={"Cache-Control": "no-cache"})

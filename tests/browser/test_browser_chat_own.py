@@ -202,5 +202,10 @@ def test_axe_finds_nothing_serious(new_visit: Callable[..., Visit], product: Pro
 def test_axe_does_find_what_is_wrong(visit: Visit) -> None:
     """The control: a button without a name."""
     page = visit.chat()
-    page.evaluate("document.querySelector('.rj').append(document.createElement('button'))")
+    page.evaluate(
+        """() => {
+            const button = document.querySelector('.rj').appendChild(document.createElement('button'));
+            button.style.cssText = 'width: 40px; height: 40px';
+        }"""
+    )
     assert [line.split(":")[0] for line in violations(page)] == ["button-name"]

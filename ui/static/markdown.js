@@ -10,7 +10,7 @@ const LINE = [
   ["blockquote", /^\s*>\s?(.*)$/],
   ["h", /^#{1,6}\s+(.*)$/],
 ];
-const FENCE = /^\s*```/;
+const FENCE = /^\s*\x60{3}/;
 
 /** Text -> a fragment of paragraphs, lists, quotes and code. */
 export function renderMarkdown(text) {
