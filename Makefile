@@ -11,7 +11,7 @@ TESTS ?= tests
 TORCH := $(shell grep -E '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-# Beside the model cache: 1.6 GB that outlive a checkout.
+# Beside the model cache: 1.8 GB that outlive a checkout.
 VLLM ?= $(HOME)/.cache/rejoinder/vllm
 .PHONY: help setup run test check format bench demo test-gpu test-vllm constraints clean
 

@@ -17,7 +17,8 @@ pip=("$folder/bin/python" -m pip install --quiet --only-binary :all:)
 "${pip[@]}" 'transformers>=5.16.1,<5.20.0' 'fastapi>=0.133,<0.137' uvicorn httptools uvloop python-multipart aiohttp openai \
   'pydantic>=2.12' prometheus-client prometheus-fastapi-instrumentator pillow sentencepiece requests tqdm regex psutil \
   cachetools blake3 py-cpuinfo protobuf partial-json-parser pyzmq msgspec einops cloudpickle watchfiles python-json-logger \
-  pybase64 cbor2 setproctitle ijson jsonschema filelock oss-harmony apache-tvm-ffi loguru 'llguidance>=1.7,<1.8'
+  pybase64 cbor2 setproctitle ijson jsonschema filelock oss-harmony apache-tvm-ffi loguru 'llguidance>=1.7,<1.8' \
+  outlines_core==0.2.14 'model-hosting-container-standards<1' depyf==0.20.0 tiktoken diskcache lark
 "${pip[@]}" --no-deps xgrammar==0.2.8 compressed-tensors==0.17.0
 touch "$stamp"
 echo "vLLM $release: $(du -sh "$folder" | cut -f1) in $folder, $((SECONDS - began)) s" >&2

@@ -6,10 +6,14 @@ same one serves the tests; `measure_vllm` times batches of requests with and wit
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
 import os
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +24,9 @@ from typing import Any
 
 import httpx
 
-from bot.errors import ModelError
-from bot.settings import Settings
+from bot.errors import ConfigError, ModelError
+from bot.policy.download import find_or_fetch
+from bot.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 BASE = "base"
@@ -191,3 +196,42 @@ async def _time_batch(http: httpx.AsyncClient, model: str, batch: Sequence[Seque
     written = [answer.json()["usage"]["completion_tokens"] for answer in answers]
     assert set(written) == {num_tokens}, written
     return len(batch) * num_tokens / took_s
+
+
+def _random_adapter(model: Path, folder: Path, rank: int = 16) -> tuple[Path, list[tuple[int, ...]]]:
+    """A plain PEFT folder of small random weights on all linear layers, and sixteen prompts of the model's tokens."""
+    import torch
+
+    from bot.policy.adapted import lora_config
+    from bot.policy.causal import CausalPart
+    from bot.policy.weights import write_part
+
+    writer = CausalPart(model)
+    writer.model.create("peer", lora_config(rank, 2 * rank))
+    drawn = {key: 0.01 * torch.randn_like(value) for key, value in writer.model.weights("peer").items()}
+    write_part(folder, drawn, writer.model.config("peer"), model.name)
+    asked = [f"How long does a transfer to country number {i} take, and what does it cost?" for i in range(16)]
+    prompts = [json.dumps([("system", "You help customers of a bank, briefly."), ("user", text)]) for text in asked]
+    return folder, [writer.vocabulary.prompt_ids(prompt) for prompt in prompts]
+
+
+def main() -> int:
+    """`python -m online_learning.bench.serve_vllm`: the peer alone. JSON as the last line."""
+    parser = argparse.ArgumentParser(prog="serve_vllm", description=main.__doc__)
+    parser.add_argument("--python", type=Path, help="vLLM's interpreter; default: beside the model cache")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    settings = load_settings({}, {})
+    python, model = args.python or vllm_python(settings), find_or_fetch("causal", settings)
+    if python is None:
+        raise ConfigError("serve_vllm: expected an environment with vLLM (deploy/vllm-cpu.sh FOLDER), got none")
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter, prompts = _random_adapter(model, Path(scratch) / "adapter")
+        with running_vllm(python, model, Path(scratch) / "vllm.log") as server:
+            found = asyncio.run(measure_vllm(server.url, prompts, adapter=adapter, repeats=args.repeats))
+            print(json.dumps(found | {"started_s": round(server.started_s, 1)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,7 @@ def rack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Up; its log is kept with the test session's files."""
     python = os.environ.get("VLLM_PYTHON")
     if not python:
-        pytest.skip("needs an environment with vLLM (1.6 GB): run `make test-vllm`")
+        pytest.skip("needs an environment with vLLM (1.8 GB): run `make test-vllm`")
     model: Path = request.getfixturevalue("causal_folder")  # Not before: nothing is fetched for tests that are skipped.
     built = Rack(Path(python), model, tmp_path_factory.mktemp("vllm") / "server.log")
     built.start()
