@@ -56,7 +56,7 @@ class _Assets(StaticFiles):
 
 
 _LEAN_TYPES = {".js": "text/javascript", ".css": "text/css"}
-_BLOCK_COMMENT = re.compile(r"(?ms)^[ \t]*/\*.*?\*/[ \t]*$")
+_BLOCK_COMMENT = re.compile(r"(?ms)^[ \t]*/\*(?:(?!\*/).)*\*/[ \t]*$")
 
 
 def lean(source: str) -> str:

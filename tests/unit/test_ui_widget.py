@@ -59,6 +59,7 @@ def test_scripts_are_sent_without_comments_and_otherwise_whole() -> None:
     """Addresses in code are no comments."""
     source = '// why\n/** what:\n * more */\nconst at = "https://x"; // kept\n\n  go(at);\n'
     assert lean(source) == 'const at = "https://x"; // kept\ngo(at);'
+    assert lean("/* why */ .a {} /* kept */\n/* gone\n*/\n  .b {}\n") == "/* why */ .a {} /* kept */\n.b {}"
 
 
 def test_no_script_holds_a_template_of_several_lines() -> None:
