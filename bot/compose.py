@@ -37,6 +37,7 @@ from bot.policy.vocabulary import Vocabulary
 from bot.service import AppParts, DrainingServer, create_app
 from bot.session import Session
 from bot.settings import Settings
+from bot.teaching import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,11 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
             holdout_key=holdout_key(settings.home, settings.seed),
         )
         identity = Identity(home_secret(settings.home), operator_key(settings.home))
-        parts = AppParts(settings, store, session, backend.policy, adapters, domain, identity, ids)
+        teacher = Teacher(
+            settings=settings, domain=domain, store=store, policy=backend.policy, knowledge=retriever, ids=ids
+        )
+        await teacher.load_cases()
+        parts = AppParts(settings, store, session, backend.policy, adapters, domain, identity, ids, teacher)
         yield Serving(parts, session, backend.policy, retriever)
 
 

@@ -289,6 +289,8 @@ class Message:
     stop_reason: str = ""
     ask_rating: bool = False
     """Whether the person is asked to rate it (`bot.policy.asking`)."""
+    author: str = ""
+    """`operator:NAME` of an operator's message; empty for everybody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,16 @@ class Conversation:
     """`approved` or `generated`."""
     learn_ok: bool = True
     status: str = "bot"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a conversation stands with customer service."""
+
+    operator: str = ""
+    """Who of the staff speaks, by name; empty: the bot does."""
+    position: int = 0
+    """In the queue of those who wait for a person, from 1; 0: not in it."""
 
 
 def is_holdout(conversation_id: str, key: bytes, share: float = 0.15) -> bool:

@@ -9,6 +9,7 @@ RejoinderError
 │   └── ConflictError  same idempotency key, another body (HTTP 409)
 ├── NotFound           no such conversation, message or version        (also LookupError)
 ├── NotAllowed         it exists, and it is not yours
+├── TurnTaken          somebody else speaks in this conversation
 └── TooMuch            too large, too fast, too many
 """
 
@@ -67,6 +68,12 @@ class NotAllowed(RejoinderError):
     """The thing exists and this person may not touch it."""
 
     code = "not_allowed"
+
+
+class TurnTaken(RejoinderError):
+    """Somebody else speaks in this conversation now: the bot while a person does, or the other way round."""
+
+    code = "conflict"
 
 
 class TooMuch(RejoinderError):

@@ -22,9 +22,9 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from bot.conversation import Conversation, Delta, Message, Signal
+from bot.conversation import Conversation, Delta, Message, Signal, Standing
 from bot.domain import Domain
-from bot.errors import RejoinderError
+from bot.errors import RejoinderError, TurnTaken
 from bot.feedback.store import Store
 from bot.listener import Listener
 from bot.metrics import Metrics
@@ -81,6 +81,7 @@ class Snapshot:
     messages: Sequence[Message]
     signals: Sequence[Signal]
     partial: PartialOut | None
+    standing: Standing
 
 
 class Hub:
@@ -145,6 +146,25 @@ class Hub:
         if room is not None:
             room.tell(frame)
 
+    async def change_speaker(self, conversation_id: str, change: Callable[[], None]) -> None:
+        """Run `change`, a write that says who speaks, while the bot makes no reply there; then tell every tab.
+
+        A reply that is being made ends first, and what was written of it is kept. What `change` raises is raised.
+        """
+        room = self.rooms.get(conversation_id)
+        if room is None:
+            await asyncio.to_thread(change)
+        else:
+            await room.change_speaker(change)
+
+    async def tell_positions(self) -> None:
+        """Tell those who wait for a person where in the queue they are now."""
+        rooms = [room for room in self.rooms.values() if room.conversation.status == "waiting"]
+        if rooms:
+            place = {name: i for i, name in enumerate(await asyncio.to_thread(self.store.desk.waiting), 1)}
+            for room in rooms:
+                room.tell_position(place.get(room.conversation.id, 0))
+
     def count_reply_in(self, person_id: str) -> None:
         """A reply begins."""
         self.num_replies[person_id] += 1
@@ -199,6 +219,8 @@ class Room:
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._told_seq = 0
+        self._standing = Standing()
+        self._is_hushed = False
         # Reading the store's tail and telling it is one step: messages are told once and in order.
         self._tail = asyncio.Lock()
         # One incoming thing at a time, so that what is checked still holds when it is stored.
@@ -214,16 +236,17 @@ class Room:
         """Give a new tab the snapshot, then everything after it. A message left without a reply gets one now."""
         async with self._tail:
             store, conversation_id = self._hub.store, self.conversation.id
-            messages, signals, conversation = await asyncio.to_thread(
+            messages, signals, conversation, standing = await asyncio.to_thread(
                 lambda: (
                     store.messages(conversation_id),
                     store.signals(conversation_id),
                     store.conversation(conversation_id),
+                    store.desk.standing(conversation_id),
                 )
             )
             self._tell_tail(messages)
-            self._set(conversation)
-            listener.send(hello(Snapshot(self.conversation, messages, signals, self._partial)))
+            self._set(conversation, standing)
+            listener.send(hello(Snapshot(self.conversation, messages, signals, self._partial, standing)))
             self.listeners.add(listener)
         if self.conversation.status != "person":
             for message in _unanswered(messages):
@@ -250,12 +273,41 @@ class Room:
 
     async def refresh(self) -> None:
         """Read the conversation again and tell a change of who is speaking."""
-        self._set(await asyncio.to_thread(self._hub.store.conversation, self.conversation.id))
+        store, conversation_id = self._hub.store, self.conversation.id
+        self._set(
+            *await asyncio.to_thread(
+                lambda: (store.conversation(conversation_id), store.desk.standing(conversation_id))
+            )
+        )
 
-    def _set(self, conversation: Conversation) -> None:
-        before, self.conversation = self.conversation.status, conversation
-        if conversation.status != before:
-            self.tell(StatusOut(status=conversation.status))
+    def _set(self, conversation: Conversation, standing: Standing) -> None:
+        before = (self.conversation.status, self._standing)
+        self.conversation, self._standing = conversation, standing
+        if (conversation.status, standing) != before:
+            self.tell(StatusOut.of(conversation.status, standing))
+
+    def tell_position(self, position: int) -> None:
+        """The queue may have moved."""
+        if position and position != self._standing.position:
+            self._set(self.conversation, Standing(position=position))
+
+    # --- who speaks ---------------------------------------------------------------------------------------------------
+    async def change_speaker(self, change: Callable[[], None]) -> None:
+        """See `Hub.change_speaker`. The store refuses what slips through (`store_desk.check_turn`)."""
+        async with self.entry:
+            self._is_hushed = True
+            try:
+                if self._task is not None:
+                    self.stop()
+                    await asyncio.wait({self._task})
+                await asyncio.to_thread(change)
+            finally:
+                self._is_hushed = False
+            await self.publish()
+            await self.refresh()
+        if self.conversation.status == "person":
+            self._waiting.clear()
+        self._start_next()
 
     # --- messages in --------------------------------------------------------------------------------------------------
     async def accept(self, message: Message) -> Message:
@@ -320,16 +372,15 @@ class Room:
         """Store settings of the conversation and tell every tab."""
         async with self.entry:
             store = self._hub.store
-            self._set(
-                await asyncio.to_thread(
-                    store.update_conversation, self.conversation.id, reply_mode=reply, learn_ok=learn
-                )
+            changed = await asyncio.to_thread(
+                store.update_conversation, self.conversation.id, reply_mode=reply, learn_ok=learn
             )
+            self._set(changed, self._standing)
             self.tell(SettingsOut.of(self.conversation))
 
     # --- the reply ----------------------------------------------------------------------------------------------------
     def _start_next(self) -> None:
-        if self._task is None and self._waiting and not self._hub.draining:
+        if self._task is None and self._waiting and not self._hub.draining and not self._is_hushed:
             self._current = self._waiting.popleft()
             self._hub.count_reply_in(self.conversation.person_id)
             self._task = asyncio.create_task(self._reply_to(self._current))
@@ -341,6 +392,9 @@ class Room:
             if self.conversation.status != "person":
                 await self._stream(message)
             end = "done"
+        except TurnTaken:
+            # A person took over while the reply was made; theirs is the word now, and nobody needs to hear of it.
+            end = "cancelled"
         except RejoinderError as error:
             end = "failed"
             self._tell_error(error, message)

@@ -1,4 +1,4 @@
-"""Who is asking: person tokens, the operator key, the operator's session cookie, ids. Secrets never enter a URL.
+"""Who is asking: person tokens, the operator key, the staff's session cookies, ids. Secrets never enter a URL.
 
     HOME/keys/secret         32 random bytes: signs person tokens, session cookies and adapter manifests, and decides
                              which conversations are held out
@@ -25,6 +25,8 @@ from bot.wire_errors import Unauthenticated
 SESSION_S = 12 * 3600.0
 """How long an operator stays signed in."""
 SESSION_COOKIE = "rejoinder_session"
+KEY_HOLDER = "local"
+"""Account name of whoever signs in with the operator key: an admin who needs no password."""
 
 
 def home_secret(home: Path) -> bytes:
@@ -76,17 +78,18 @@ class Identity:
         """Whether this is the operator key."""
         return _same(key, self._operator_key)
 
-    def session(self, now: float) -> str:
-        """A session cookie's value, good for SESSION_S: `EXPIRY.NONCE.SIGNATURE`."""
-        body = f"{int(now + SESSION_S)}.{secrets.token_hex(8)}"
+    def session(self, now: float, name: str = KEY_HOLDER, epoch: int = 0) -> str:
+        """A session cookie's value, good for SESSION_S: `EXPIRY.NONCE.EPOCH.NAME.SIGNATURE`, the name in hex."""
+        body = f"{int(now + SESSION_S)}.{secrets.token_hex(8)}.{epoch}.{name.encode().hex()}"
         return f"{body}.{self._session_mac(body)}"
 
-    def is_session(self, cookie: str, now: float) -> bool:
-        """Whether a cookie is ours and has not ended."""
+    def session_of(self, cookie: str, now: float) -> tuple[str, int] | None:
+        """(account name, its session epoch) of a cookie that is ours and has not ended; None for any other."""
         body, _, mac = cookie.rpartition(".")
-        expiry = body.partition(".")[0]
-        # isascii first: isdigit alone lets through digits that int() refuses, such as a superscript two.
-        return _same(mac, self._session_mac(body)) and expiry.isascii() and expiry.isdigit() and now < int(expiry)
+        if not _same(mac, self._session_mac(body)):
+            return None
+        expiry, _, epoch, name = body.split(".")
+        return (bytes.fromhex(name).decode(), int(epoch)) if now < int(expiry) else None
 
     def _session_mac(self, body: str) -> str:
         # The key is part of what is signed, so changing it signs everybody out.

@@ -43,6 +43,15 @@ _RELATIVES = {"en": ("pcm",)}
 """Languages that the identifier tells apart and people write by accident: short English looks like Nigerian Pidgin."""
 
 
+def likely_language(text: str) -> str:
+    """The ISO 639-1 code of the language that a text is most likely in; empty where there is too little to tell."""
+    plain = " ".join(chunk for chunk in text.split() if not _WITHOUT_LANGUAGE.search(chunk))
+    if len(_WORD.findall(plain)) < MIN_WORDS and not any(ord(letter) > 0x2FF for letter in plain):
+        return ""
+    best: str = _identifier().rank(plain)[0][0]
+    return {_NO_LANGUAGE: "", "pcm": "en"}.get(best, best)
+
+
 def known_language(text: str, languages: Sequence[str]) -> bool:
     """Whether `text` is, as far as one can tell, in one of `languages` (ISO 639-1 codes, such as `en`)."""
     plain = " ".join(chunk for chunk in text.split() if not _WITHOUT_LANGUAGE.search(chunk))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,15 +22,39 @@ from pydantic.json_schema import models_json_schema
 from starlette.middleware.cors import CORSMiddleware
 
 from bot import wire
+from bot.errors import StoreError
 from bot.language import known_language
-from bot.routes import chat, conversations, failures, feedback, guards, health, learner, own, signin, versions, waiting
+from bot.routes import (
+    accounts,
+    chat,
+    conversations,
+    desk,
+    failures,
+    feedback,
+    guards,
+    health,
+    inbox,
+    learner,
+    own,
+    review,
+    signin,
+    versions,
+    watch,
+)
 from bot.routes.parts import AppParts, Service
 
 __all__ = ["AppParts", "DrainingServer", "create_app", "drain"]
 
+logger = logging.getLogger(__name__)
+
 CHAMPION_POLL_S = 0.25
 """How soon open pages hear of a new version."""
-_ROUTERS = (chat, conversations, own, feedback, versions, learner, signin, health)
+QUEUE_POLL_S = 1.0
+"""How soon people who wait hear that the queue has moved."""
+_ROUTERS = (
+    *(chat, conversations, own, feedback, inbox, desk, review, accounts, watch),
+    *(versions, learner, signin, health),
+)
 
 
 def create_app(parts: AppParts) -> FastAPI:
@@ -88,8 +113,8 @@ class DrainingServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    service = app.state.service
-    watching = [asyncio.create_task(_tell_versions(service)), asyncio.create_task(waiting.tell_positions(service))]
+    service: Service = app.state.service
+    watching = [asyncio.create_task(work(service)) for work in (_tell_versions, _tell_positions, watch.tell_changes)]
     # Its model takes most of a second to load: not within somebody's first message.
     warming = asyncio.create_task(asyncio.to_thread(known_language, "some words to warm up", ("en",)))
     try:
@@ -111,6 +136,16 @@ async def _tell_versions(service: Service) -> None:
             service.metrics.champion.set(int(champion.lstrip("v") or 0))
             service.hub.tell_version(champion)
         await asyncio.sleep(CHAMPION_POLL_S)
+
+
+async def _tell_positions(service: Service) -> None:
+    """Tell people who wait for a person where they stand."""
+    while True:
+        try:
+            await service.hub.tell_positions()
+        except StoreError:
+            logger.exception("could not read the queue; it is read again")
+        await asyncio.sleep(QUEUE_POLL_S)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -32,9 +32,10 @@ from bot.conversation import (
 )
 from bot.domain import Domain
 from bot.errors import ModelError
+from bot.feedback.desk_records import CaseUse
 from bot.feedback.signals import rephrase_signal
 from bot.feedback.store import Store
-from bot.language import known_language
+from bot.language import known_language, likely_language
 from bot.policy.acts import CANCELLED, FormStep, legal_acts
 from bot.policy.asking import Asker
 from bot.policy.grounding import ungrounded
@@ -87,7 +88,9 @@ class Session:
     async def reply(self, conversation: Conversation, message: Message) -> AsyncIterator[Delta | Message]:
         """Yield the reply's pieces, then the stored message. Closing the iterator stores what was written so far."""
         if not known_language(message.text, self._domain.languages):
-            yield await self._say(conversation, self._wording("utter_unknown_language"), (TALK_TO_A_PERSON,))
+            language = likely_language(message.text)
+            wording = self._wording("utter_unknown_language")
+            yield await self._say(conversation, wording, (TALK_TO_A_PERSON,), language=language)
             return
         situation = await self._situation(conversation, message)
         async with self._policy.lease() as lease:
@@ -120,12 +123,13 @@ class Session:
         tracker, form, texts = await self._advance_form(conversation.person_id, state, tracker)
         found = await self._knowledge.find(render.query_text(state), self._settings.policy.num_candidates)
         temperature = self._settings.policy.temperature
-        legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form)
+        legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form, found.precedent)
         legal = tuple(act for act in legal if act.act not in tried) or legal
         turn = _turn_of(messages, message)
         asked_before = tuple(line.ask_rating for line in messages if line.decision_id)
         took_ms = (time.perf_counter() - started) * 1000
-        return Situation(conversation, state, found.query, tracker, legal, texts, turn, asked_before, took_ms)
+        heard = found.precedent if form is None else None
+        return Situation(conversation, state, found.query, tracker, legal, texts, turn, asked_before, took_ms, heard)
 
     def _tried(self, messages: Sequence[Message], message: Message) -> frozenset[str]:
         """Acts that answered this message before: asked for another answer, the policy must choose another act."""
@@ -196,6 +200,9 @@ class Session:
         return await self._performers[act.kind](act, situation)
 
     async def _answer(self, act: Act, situation: Situation) -> Spoken:
+        if situation.precedent is not None and situation.precedent.act == act.id and situation.precedent.text:
+            # An operator's own words: shown as they are, and resting on no article.
+            return Spoken(situation.precedent.text, situation.tracker)
         article = self._domain.articles[act.target]
         return Spoken(article.answer, situation.tracker, sources=(article.id,))
 
@@ -265,7 +272,7 @@ class Session:
             ask_rating=self._asker.asks(decision, situation.asked_before),
         )
         if not self._generates(situation.conversation, spoken):
-            stored = await self._store_reply(message, decision, spoken)
+            stored = await self._store_reply(message, decision, situation, spoken)
             yield Delta(message.id, 0, message.text, lease.version)
             yield stored
             return
@@ -296,22 +303,33 @@ class Session:
                         index += 1
         except (asyncio.CancelledError, GeneratorExit):
             cut = replace(message, text=written.strip() or "…", stop_reason="cancelled", ask_rating=False)
-            await asyncio.shield(self._store_reply(cut, decision, spoken))
+            await asyncio.shield(self._store_reply(cut, decision, situation, spoken))
             raise
         except ModelError as error:
             # The approved answer is known: a broken writer must not leave the person without one.
             log.warning("generated reply: %s; the approved answer is shown", error)
             generated = None
-        yield await self._store_reply(*_written(message, decision, generated, sources), spoken)
+        yield await self._store_reply(*_written(message, decision, generated, sources), situation, spoken)
 
-    async def _store_reply(self, message: Message, decision: Decision, spoken: Spoken) -> Message:
+    async def _store_reply(self, message: Message, decision: Decision, situation: Situation, spoken: Spoken) -> Message:
         """One transaction: a form that moved without its reply would take the answer to its last question twice."""
         return await asyncio.to_thread(
-            self._store.add_reply, message, decision, tracker=asdict(spoken.tracker), status=spoken.status
+            self._store.add_reply,
+            message,
+            decision,
+            tracker=asdict(spoken.tracker),
+            status=spoken.status,
+            language=likely_language(situation.state.turns[-1].text),
+            case_use=_case_use(decision, situation),
         )
 
     async def _say(
-        self, conversation: Conversation, text: str, quick_replies: tuple[str, ...] = (), status: str = ""
+        self,
+        conversation: Conversation,
+        text: str,
+        quick_replies: tuple[str, ...] = (),
+        status: str = "",
+        language: str = "",
     ) -> Message:
         """A message that no policy chose: it carries no decision and teaches nothing."""
         message = Message(
@@ -323,7 +341,7 @@ class Session:
             created_at=self._clock(),
             quick_replies=quick_replies,
         )
-        return await asyncio.to_thread(self._store.add_reply, message, None, status=status)
+        return await asyncio.to_thread(self._store.add_reply, message, None, status=status, language=language)
 
     # --- small things -----------------------------------------------------------------------------------------------
     def _wording(self, name: str) -> str:
@@ -355,6 +373,14 @@ def _turn_of(messages: Sequence[Message], message: Message) -> int:
 def _state(conversation_id: str, messages: Sequence[Message], tracker: Tracker) -> State:
     turns = tuple(Turn(line.role, line.text, line.act) for line in messages if line.role != "system")
     return State(conversation_id, turns, dict(tracker.slots), tracker.active_form, tracker.requested_slot)
+
+
+def _case_use(decision: Decision, situation: Situation) -> CaseUse | None:
+    """The case that spoke in the choice."""
+    heard = situation.precedent
+    if heard is None:
+        return None
+    return CaseUse(decision.id, heard.case_id, heard.act, heard.similarity, heard.weight / decision.temperature)
 
 
 def _written(

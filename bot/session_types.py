@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from bot.conversation import Conversation, LegalAct, State
 from bot.domain import Domain
-from bot.policy.acts import Candidate
+from bot.policy.acts import Candidate, Precedent
 
 
 class Found(Protocol):
@@ -25,6 +25,10 @@ class Found(Protocol):
     @property
     def query(self) -> str:
         """The question as it was read: slips mended, asides left out."""
+
+    @property
+    def precedent(self) -> Precedent | None:
+        """A trusted correction of the same question."""
 
 
 class Knowledge(Protocol):
@@ -114,6 +118,7 @@ class Situation:
     asked_before: tuple[bool, ...]
     """Of the bot's replies so far: whether a rating was asked for."""
     retrieval_ms: float
+    precedent: Precedent | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from bot.conversation import Act, ActKind, Conversation, Message, Signal, SignalKind
+from bot.conversation import Act, ActKind, Conversation, Message, Signal, SignalKind, Standing
 from bot.domain import Domain
 from bot.errors import RejoinderError, TooMuch
 from bot.wire_client import ClientFrame, Thumb
@@ -55,6 +55,8 @@ class MessageOut(_FromServer):
     """Whether another answer may be asked for in its place, while it is the newest reply."""
     ask_rating: bool = False
     """Whether a thumb on it would teach so much that the person is to be asked for one."""
+    author: str = ""
+    """Of an operator's message: who wrote it."""
 
     @classmethod
     def of(cls, message: Message, domain: Domain) -> MessageOut:
@@ -74,6 +76,7 @@ class MessageOut(_FromServer):
             can_vote=can_vote(message),
             can_retry=can_retry(message),
             ask_rating=message.ask_rating,
+            author=message.author.partition(":")[2],
         )
 
 
@@ -162,6 +165,8 @@ class HelloOut(_FromServer):
     """What the person last said of it."""
     csat: int | None = None
     """The person's last rating of the whole chat, 1 to 5."""
+    operator: str | None = None
+    """While a person speaks: who."""
     messages: list[MessageOut]
     votes: dict[str, VoteOut]
     chips: Chips = Chips()
@@ -222,6 +227,14 @@ class StatusOut(_FromServer):
     type: Literal["status"] = "status"
     status: str
     position: int | None = None
+    """While waiting for a person: 1 is next."""
+    operator: str | None = None
+    """While a person speaks: who."""
+
+    @classmethod
+    def of(cls, status: str, standing: Standing) -> StatusOut:
+        """Who speaks now."""
+        return cls(status=status, position=standing.position or None, operator=standing.operator or None)
 
 
 class VersionOut(_FromServer):

@@ -12,21 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from websockets.asyncio.client import ClientConnection, connect
 
 from bot.conversation import Conversation, Delta, LegalAct, Message
 from bot.domain import Article, Domain, Variant
+from bot.feedback.desk_records import CaseUse
 from bot.feedback.store import Store
 from bot.identity import Identity, IdSource
+from bot.knowledge.cases import CaseRow
+from bot.policy.acts import Candidate, Precedent
 from bot.policy.adapters import AdapterStore
 from bot.policy.scripted import ScriptedPolicy
 from bot.policy.types import ActRequest, TextRequest
 from bot.service import AppParts, DrainingServer, create_app
 from bot.settings import LimitSettings, Settings
+from bot.staff import Staff
+from bot.teaching import Teacher
 from tests.builders import make_decision
 
 OPERATOR_KEY = "operator-key-for-tests"
+QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""A test has no second to spend on each password."""
 LEGAL = (LegalAct("answer:card_arrival", ("When will my card come?",), 1.0), LegalAct("handoff", (), 0.0))
 
 
@@ -40,10 +48,44 @@ class Clock:
         return self.now
 
 
+@dataclass(slots=True)
+class Found:
+    """What scripted retrieval says of a question."""
+
+    query: str
+    precedent: Precedent | None
+    articles: Sequence[Candidate] = (Candidate("card_arrival", 0.8),)
+    triggers: Sequence[Candidate] = ()
+
+
+class ScriptedKnowledge:
+    """Retrieval that knows one article, and of cases those of exactly the same question. It is its own `cases`."""
+
+    def __init__(self) -> None:
+        self.rows: list[CaseRow] = []
+
+    @property
+    def cases(self) -> ScriptedKnowledge:
+        return self
+
+    async def load(self, rows: Sequence[CaseRow]) -> None:
+        self.rows = list(rows)
+
+    async def find(self, query: str, num_articles: int) -> Found:
+        return Found(query, self.precedent(query))
+
+    def precedent(self, query: str) -> Precedent | None:
+        told = [row for row in self.rows if row.question == query]
+        return Precedent(told[-1].id, told[-1].act, (query,), 1.0, 5.0, told[-1].text) if told else None
+
+
 class ScriptedReplier:
     """A small session: one choice and one streamed text by the policy, stored with its decision."""
 
-    def __init__(self, store: Store, policy: ScriptedPolicy, ids: IdSource, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, policy: ScriptedPolicy, knowledge: ScriptedKnowledge, ids: IdSource, clock: Clock
+    ) -> None:
+        self._knowledge = knowledge
         self._store = store
         self._policy = policy
         self._ids = ids
@@ -58,15 +100,21 @@ class ScriptedReplier:
         if self.crash is not None:
             raise self.crash
         async with self._policy.lease() as lease:
-            choice = await lease.choose(ActRequest(message.text, "", LEGAL, seed=0))
+            heard = self._knowledge.precedent(message.text)
+            legal = LEGAL if heard is None else (*LEGAL, LegalAct(heard.act, heard.texts, heard.weight))
+            choice = await lease.choose(ActRequest(message.text, "", legal, seed=0))
             reply_id, decision_id, written = self._ids.message(), self._ids.decision(), ""
             decision = make_decision(
                 id=decision_id,
                 conversation_id=conversation.id,
                 person_id=conversation.person_id,
                 turn=message.seq,
-                legal=LEGAL,
+                query=message.text,
+                legal=legal,
                 logprobs=choice.logprobs,
+                chosen=choice.chosen,
+                mode=choice.mode,
+                temperature=1.0,
                 version=lease.version,
             )
 
@@ -86,6 +134,11 @@ class ScriptedReplier:
                     ask_rating=self.asks,
                 )
 
+            if heard is not None and heard.text:
+                use = CaseUse(decision_id, heard.case_id, heard.act, heard.similarity, heard.weight)
+                reply = reply_of(heard.text, "stop")
+                yield await asyncio.to_thread(self._store.add_reply, reply, decision, case_use=use)
+                return
             index = 0
             try:
                 async for piece in lease.write(TextRequest("", (), seed=0)):
@@ -115,6 +168,7 @@ class Rig:
     store: Store
     policy: ScriptedPolicy
     replier: ScriptedReplier
+    knowledge: ScriptedKnowledge
     versions: AdapterStore
     clock: Clock
     """Epoch."""
@@ -163,21 +217,28 @@ def open_rig(
     limits = {"conversations_per_min": 1e6} | limits
     policy = ScriptedPolicy(tokens=tokens or ("In", " five", " days."))
     with store or Store(home / "rejoinder.db") as opened:
-        replier = ScriptedReplier(opened, policy, ids, clock)
+        knowledge, domain = ScriptedKnowledge(), make_domain()
+        replier = ScriptedReplier(opened, policy, knowledge, ids, clock)
+        settings = Settings(home, allowed_origins=allowed_origins, limits=LimitSettings(**limits))
         versions = AdapterStore(home / "adapters", b"s" * 32)
         parts = AppParts(
-            settings=Settings(home, allowed_origins=allowed_origins, limits=LimitSettings(**limits)),
+            settings=settings,
             store=opened,
             replier=replier,
             policy=policy,
             versions=versions,
-            domain=make_domain(),
+            domain=domain,
             identity=Identity(b"s" * 32, OPERATOR_KEY),
             ids=ids,
+            teacher=Teacher(
+                settings=settings, domain=domain, store=opened, policy=policy, knowledge=knowledge, ids=ids
+            ),
             clock=clock,
             monotonic=ticks,
         )
-        yield Rig(create_app(parts), parts, opened, policy, replier, versions, clock, ticks)
+        app = create_app(parts)
+        app.state.service.staff = Staff(opened.desk, QUICK)
+        yield Rig(app, parts, opened, policy, replier, knowledge, versions, clock, ticks)
 
 
 class Tab:

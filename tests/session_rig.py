@@ -14,7 +14,7 @@ from bot.conversation import Conversation, Decision, Delta, Message, Signal
 from bot.domain import Domain, load_domain
 from bot.feedback.store import Store
 from bot.identity import IdSource
-from bot.policy.acts import Candidate
+from bot.policy.acts import Candidate, Precedent
 from bot.policy.asking import Asker
 from bot.policy.scripted import ScriptedPolicy
 from bot.session import Session
@@ -32,6 +32,7 @@ class Found:
     articles: Sequence[Candidate] = (Candidate("card_arrival", 0.8), Candidate("lost_or_stolen_card", 0.6))
     triggers: Sequence[Candidate] = ()
     query: str = ""
+    precedent: Precedent | None = None
 
 
 @dataclass(slots=True)

@@ -85,7 +85,7 @@ def mount(
     """
     api = Api(base_url, operator_key)
     mount_public(app, chat.chat_config(assistant, ai_notice, human_offer, language))
-    _mount_page(app, operator.operator_page(api), "/operator", operator.HEAD)
+    _mount_page(app, operator.operator_page(), "/operator", operator.DESK_HEAD)
     _mount_page(app, studio.studio_page(api), "/studio", operator.HEAD)
     page = chat.chat_page(assistant=assistant, ai_notice=ai_notice, human_offer=human_offer, language=language)
     _mount_page(app, page, "/", chat.HEAD)

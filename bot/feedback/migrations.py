@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from bot.errors import StoreError
-from bot.feedback import schema
+from bot.feedback import schema, schema_desk
 from bot.feedback.store_connection import Connection, transaction
 
 migrations = Migrations("feedback")
@@ -40,6 +40,13 @@ def asked_replies(db: Database) -> None:
 def erasures(db: Database) -> None:
     """Conversations may be erased; who waits for a person is found at once."""
     for statement in schema.ERASURES:
+        db.execute(statement)
+
+
+@migrations(name="0005_desk")
+def desk(db: Database) -> None:
+    """What customer service works with: inbox, accounts, cases, audit."""
+    for statement in schema_desk.DESK:
         db.execute(statement)
 
 

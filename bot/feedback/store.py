@@ -9,7 +9,8 @@ when an idempotency key comes back with another body; NotFound when nothing is s
 is not a ConflictError or a NotFound, sending the same thing again is safe.
 
 Layout: `schema` and `migrations` (the file), `store_connection` (opening it), `store_writer` (the writer thread),
-`store_rows` (records to rows), `store_writes`, `store_reads`, `store_reports` (the SQL). `Store` is the door to all.
+`store_rows` (records to rows), `store_writes`, `store_reads`, `store_reports` (the SQL). `Store` is the door to all;
+what customer service works with is behind `Store.desk`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from bot.feedback import store_reads as reads
 from bot.feedback import store_reports as reports
 from bot.feedback import store_rules as rules
 from bot.feedback import store_writes as writes
+from bot.feedback.desk import Desk
+from bot.feedback.desk_records import CaseUse
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
 from bot.feedback.store_kept import KeptDecisions
@@ -55,6 +58,7 @@ class Store:
         self.path = path
         self._readers = ReaderPool(path)
         self._kept = KeptDecisions()
+        self.desk = Desk(self._read, self._write)
         self._writer = None if readonly else _open_writer(path, busy_timeout_s, max_waiting)
         if readonly:
             self._read(check_migrated)
@@ -106,10 +110,6 @@ class Store:
         """Raises NotFound."""
         return self._read(reads.conversation, conversation_id)
 
-    def waiting(self) -> list[str]:
-        """Conversations that wait for a person, those that wait longest first."""
-        return self._read(reads.waiting)
-
     def erase_conversation(self, conversation_id: str, *, author: str, at: float) -> Erasure:
         """Forget it: every row that holds its words, choices, signals or rewards. What stays is the record that is
         returned. Raises NotFound."""
@@ -133,11 +133,14 @@ class Store:
         *,
         tracker: Mapping[str, Any] | None = None,
         status: str = "",
+        language: str = "",
+        case_use: CaseUse | None = None,
     ) -> Message:
         """Store a bot, operator or system message and, in the same transaction, its decision, what the conversation
-        remembers from now on (`tracker`, plain values) and who is speaking (`status`; empty: as before). Assigns `seq`.
-        The same message id twice is one row and changes nothing; with another content: ConflictError."""
-        return self._write(writes.add_reply, message, decision, tracker, status)
+        remembers from now on (`tracker`, plain values) and who is speaking (`status`; empty: as before), what it is written in (`language`), and the
+        case that spoke in the choice. Assigns `seq`. The same message id twice is one row and changes nothing; with another
+        content: ConflictError. Raises TurnTaken while somebody else speaks (`store_desk.check_turn`)."""
+        return self._write(writes.add_reply, message, decision, tracker, status, language, case_use)
 
     def tracker(self, conversation_id: str) -> dict[str, Any] | None:
         """What the conversation remembers, as the last `add_reply` put it; None before the first."""

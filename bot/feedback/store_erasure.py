@@ -32,6 +32,7 @@ _DELETE = {
 def erase_conversation(conn: Connection, conversation_id: str, author: str, at: float) -> Erasure:
     """Delete every row of the conversation and note that it was done. Raises NotFound."""
     reads.conversation(conn, conversation_id)
+    _erase_lessons(conn, conversation_id, author, at)
     versions = tuple(row["version"] for row in conn.execute(_VERSIONS, [conversation_id]))
     conn.execute("INSERT INTO erasing (conversation_id) VALUES (?)", [conversation_id])
     gone = {table: conn.execute(sql, [conversation_id]).rowcount for table, sql in _DELETE.items()}
@@ -45,6 +46,16 @@ def erase_conversation(conn: Connection, conversation_id: str, author: str, at: 
         [at, author, conversation_id, gone["messages"], gone["decisions"], gone["signals"], json.dumps(versions)],
     )
     return erasure
+
+
+def _erase_lessons(conn: Connection, conversation_id: str, author: str, at: float) -> None:
+    """What operators made of it repeats its question: decisions of their own, in conversations of their own."""
+    lessons = conn.execute(
+        "SELECT d.conversation_id FROM cases AS c JOIN decisions AS d ON d.id = c.lesson_id WHERE c.conversation_id = ?",
+        [conversation_id],
+    ).fetchall()
+    for lesson in lessons:
+        erase_conversation(conn, lesson["conversation_id"], author, at)
 
 
 def fold_log(path: Path) -> None:

@@ -40,13 +40,6 @@ AND EXISTS (SELECT 1 FROM conversations AS c WHERE c.id = r.conversation_id AND 
 ORDER BY r.seq DESC LIMIT :limit
 """
 
-_WAITING = """
-SELECT c.id FROM conversations AS c WHERE c.status = 'waiting' ORDER BY coalesce(
-    (SELECT max(s.created_at) FROM signals AS s WHERE s.conversation_id = c.id AND s.kind = 'handover'),
-    (SELECT max(m.created_at) FROM messages AS m WHERE m.conversation_id = c.id AND m.act = 'handoff'),
-    c.created_at), c.id
-"""
-
 LAST_REWARD = "SELECT max(seq) FROM rewards"
 
 _MAX_BOUND = 500
@@ -183,11 +176,6 @@ def window(conn: Connection, until_seq: int, limit: int, holdout: bool, kept: Ke
     rewards = [rows.reward_from(row) for row in reversed(conn.execute(WINDOW, bound).fetchall())]
     rated = decisions(conn, (reward.decision_id for reward in rewards), kept)
     return [Rated(rated[reward.decision_id], reward) for reward in rewards]
-
-
-def waiting(conn: Connection) -> list[str]:
-    """Conversations that wait for a person, those that wait longest first."""
-    return [row["id"] for row in conn.execute(_WAITING)]
 
 
 def updates(conn: Connection, limit: int) -> list[UpdateRow]:

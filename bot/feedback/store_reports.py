@@ -70,7 +70,7 @@ WITH thumbs AS (
 )
 SELECT d.version, count(*) AS replies, coalesce(sum(thumbs.up), 0) AS up, coalesce(sum(thumbs.down), 0) AS down,
     avg(r.value) AS mean_reward, count(r.value) AS rated, outcomes.success
-FROM decisions AS d
+FROM (SELECT * FROM decisions WHERE person_id NOT LIKE 'operator:%') AS d
 LEFT JOIN thumbs ON thumbs.decision_id = d.id
 LEFT JOIN rewards_in_force AS r ON r.decision_id = d.id AND r.scope = 'reply'
 LEFT JOIN outcomes ON outcomes.version = d.version
@@ -86,7 +86,7 @@ def stats_by_version(conn: Connection) -> list[dict[str, Any]]:
 _OVER_TIME = """
 SELECT min(:buckets - 1, cast((d.created_at - :start) / :width AS INTEGER)) AS bucket, count(*) AS replies,
     coalesce(sum(thumbs.up), 0) AS up, coalesce(sum(thumbs.down), 0) AS down, avg(r.value) AS reward
-FROM decisions AS d
+FROM (SELECT * FROM decisions WHERE person_id NOT LIKE 'operator:%') AS d
 LEFT JOIN (
     SELECT decision_id, sum(value > 0) AS up, sum(value < 0) AS down
     FROM signals_in_force WHERE kind = 'thumb' GROUP BY decision_id

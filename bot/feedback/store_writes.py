@@ -14,11 +14,14 @@ from bot.conversation import Conversation, Decision, Message, Reward, Signal
 from bot.errors import ConflictError, NotFound, StoreError
 from bot.feedback import store_reads as reads
 from bot.feedback import store_rows as rows
+from bot.feedback.desk_records import CaseUse
 from bot.feedback.store_connection import Connection, Row
+from bot.feedback.store_desk import add_case_use, check_turn, note_language
 from bot.feedback.store_records import UpdateRow, tracker_name
 
 _INSERT = "INSERT INTO {table} ({columns}) VALUES ({places})"
 _BY_CLIENT = "SELECT * FROM messages WHERE conversation_id = ? AND client_id = ? AND client_id <> ''"
+_REOPEN = "UPDATE conversations SET status = 'bot' WHERE id = ? AND status = 'resolved'"
 _BY_REVISION = """
 SELECT * FROM rewards WHERE decision_id = :decision_id AND scope = :scope AND revision = :revision
 """
@@ -54,6 +57,8 @@ def add_user_message(conn: Connection, message: Message) -> tuple[Message, bool]
     """Insert; returns (stored, is_new)."""
     row = conn.execute(_BY_CLIENT, [message.conversation_id, message.client_id]).fetchone()
     if row is None:
+        # Whoever writes again has something to say: what was closed is open.
+        conn.execute(_REOPEN, [message.conversation_id])
         return _append_message(conn, message)
     stored = rows.message_from(row)
     if stored.text != message.text:
@@ -62,17 +67,31 @@ def add_user_message(conn: Connection, message: Message) -> tuple[Message, bool]
 
 
 def add_reply(
-    conn: Connection, message: Message, decision: Decision | None, tracker: Mapping[str, Any] | None, status: str
+    conn: Connection,
+    message: Message,
+    decision: Decision | None,
+    tracker: Mapping[str, Any] | None,
+    status: str,
+    language: str,
+    case_use: CaseUse | None,
 ) -> Message:
     """Insert a message, the decision behind it, and how it leaves the conversation."""
-    if decision is not None:
-        _add_decision(conn, decision)
+    if not _exists(conn, message.id):
+        check_turn(conn, message)
+    if decision is not None and _add_decision(conn, decision) and case_use is not None:
+        add_case_use(conn, case_use)
     stored, is_new = _append_message(conn, message)
     if is_new and tracker is not None:
         put_status(conn, tracker_name(message.conversation_id), tracker)
+    if is_new and language:
+        note_language(conn, message.conversation_id, language)
     if is_new and status:
         update_conversation(conn, message.conversation_id, {"status": status})
     return stored
+
+
+def _exists(conn: Connection, message_id: str) -> bool:
+    return conn.execute("SELECT 1 FROM messages WHERE id = ?", [message_id]).fetchone() is not None
 
 
 def _append_message(conn: Connection, message: Message) -> tuple[Message, bool]:
@@ -92,16 +111,18 @@ def _same_message(stored: Message, message: Message) -> Message:
     return stored
 
 
-def _add_decision(conn: Connection, decision: Decision) -> None:
+def _add_decision(conn: Connection, decision: Decision) -> bool:
+    """Whether it is new."""
     reads.conversation(conn, decision.conversation_id)
     row = rows.decision_row(decision)
     stored = conn.execute("SELECT * FROM decisions WHERE id = ?", [decision.id]).fetchone()
     if stored is not None:
         if any(stored[column] != value for column, value in row.items()):
             raise ConflictError(f"decision {decision.id!r} exists already and is another one")
-        return
+        return False
     conn.executemany("INSERT OR IGNORE INTO act_texts (digest, texts) VALUES (?, ?)", rows.act_texts_rows(decision))
     _insert(conn, "decisions", row)
+    return True
 
 
 def add_signal(conn: Connection, signal: Signal) -> Signal:

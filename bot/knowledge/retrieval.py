@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from bot.conversation import digest
 from bot.domain import Domain
+from bot.knowledge.cases import CaseMemory
 from bot.knowledge.index import KnowledgeIndex, Vectors
 from bot.knowledge.spelling import Speller
-from bot.policy.acts import NEAREST_SHARE, Candidate
+from bot.policy.acts import NEAREST_SHARE, Candidate, Precedent
 from bot.policy.types import Embedder
 
 ASIDE = 0.3
@@ -41,6 +42,8 @@ class Found:
     triggers: tuple[Candidate, ...]
     query: str
     """The question as it was read."""
+    precedent: Precedent | None = None
+    """A trusted correction of the same question."""
 
 
 class Retriever:
@@ -53,6 +56,7 @@ class Retriever:
         self, domain: Domain, index: KnowledgeIndex, embedder: Embedder, words: Sequence[str] | None = None
     ) -> None:
         self.domain = domain
+        self.cases = CaseMemory(domain, index, embedder)
         self._index = index
         self._embedder = embedder
         self._speller = None if words is None else Speller(_texts_of(domain), words)
@@ -106,7 +110,7 @@ class Retriever:
         articles = _ranked(self._articles, scores_N[: len(self._articles)])
         triggers = _ranked(self._triggers, scores_N[len(self._articles) :])
         chosen = self._with_full_text(query, articles, num_articles)
-        return Found(tuple(chosen), tuple(triggers), query)
+        return Found(tuple(chosen), tuple(triggers), query, self.cases.precedent(vector_D))
 
     def _with_full_text(self, query: str, ranked: list[Candidate], count: int) -> list[Candidate]:
         best, rest = ranked[:count], {found.name: found for found in ranked[count:]}

@@ -7,7 +7,7 @@ divided by the policy's temperature; `prior_logit` is the share that no gradient
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bot.conversation import Act, ActKind, LegalAct
 from bot.domain import Article, Domain, Trigger
@@ -36,6 +36,21 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Precedent:
+    """A trusted correction of (nearly) the same question: the act that is right, and how much it speaks for it."""
+
+    case_id: str
+    act: str
+    texts: tuple[str, ...]
+    """Of the act, where nothing else makes it legal."""
+    similarity: float
+    weight: float
+    """What it adds to the act's score, as a cosine."""
+    text: str = ""
+    """The right words; empty: the act's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class FormStep:
     """Where an active form stands after the user's message."""
 
@@ -53,8 +68,13 @@ def legal_acts(
     triggers: Sequence[Candidate],
     temperature: float,
     form: FormStep | None,
+    precedent: Precedent | None = None,
 ) -> tuple[LegalAct, ...]:
-    """Answers to the candidates, then whatever else the domain and the active form allow; hand-over always."""
+    """Answers to the candidates, then whatever else the domain and the active form allow; hand-over always.
+
+    A precedent raises the prior of its act, which is legal even where retrieval did not find it. As a part of the prior it
+    stands in the row, so the choice re-scores after the case is gone. A form that is being filled hears none.
+    """
     weakest = articles[-1].similarity if articles else -1.0
     acts = [LegalAct(f"answer:{found.name}", domain.articles[found.name].texts) for found in articles]
     if form is None:
@@ -69,7 +89,16 @@ def legal_acts(
         acts += _triggered(domain, CANCELLED) if CANCELLED in domain.triggers else []
     acts += _floors(domain.triggers, temperature)
     acts.append(_handoff(domain))
+    if precedent is not None and form is None:
+        acts = _with_precedent(acts, precedent, temperature)
     return tuple(acts)
+
+
+def _with_precedent(acts: Sequence[LegalAct], precedent: Precedent, temperature: float) -> list[LegalAct]:
+    extra = precedent.weight / temperature
+    if all(act.act != precedent.act for act in acts):
+        return [*acts, LegalAct(precedent.act, precedent.texts, extra)]
+    return [replace(a, prior_logit=a.prior_logit + extra) if a.act == precedent.act else a for a in acts]
 
 
 def _triggered(domain: Domain, name: str) -> list[LegalAct]:

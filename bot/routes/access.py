@@ -1,12 +1,16 @@
 """Who may: dependencies that say who is asking and refuse the rest. Every route names one of them, or is for anyone.
 
-A caller shows `Authorization: Bearer TOKEN` (a person's token or the operator key) or the operator's session cookie. A
+A caller shows `Authorization: Bearer TOKEN` (a person's token or the operator key) or the session cookie of an account. A
 cookie alone may change things only from our own pages (Origin), since a browser sends it by itself.
+
+    OperatorDep   anybody of the staff: reads                DeskDep    operators and admins: speaks, corrects, claims
+    DeveloperDep  developers and admins: what serves         AdminDep   admins: accounts, audit log
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,21 +18,26 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from bot.errors import NotAllowed
-from bot.identity import SESSION_COOKIE, is_allowed_origin
+from bot.feedback.desk import Doing
+from bot.identity import KEY_HOLDER, SESSION_COOKIE, is_allowed_origin
 from bot.routes.parts import Service
+from bot.staff import ADMIN, ANYBODY, DEVELOPMENT, SERVICE, Member
 from bot.wire_errors import Unauthenticated
 
-OPERATOR = "operator:local"
-"""The author of what an operator does; there is one local operator."""
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Exactly one of a person and an operator."""
+    """Exactly one of a person and a member of the staff."""
 
     person_id: str
-    is_operator: bool
+    member: Member | None = None
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it is somebody of the staff."""
+        return self.member is not None
 
 
 def service_of(connection: HTTPConnection) -> Service:
@@ -46,24 +55,58 @@ def caller(connection: HTTPConnection, service: ServiceDep) -> Caller:
     identity = service.parts.identity
     if token:
         if identity.is_operator_key(token):
-            return Caller("", is_operator=True)
-        return Caller(identity.person_of(token), is_operator=False)
-    if is_signed_in(connection, service):
-        return Caller("", is_operator=True)
-    raise Unauthenticated("expected Authorization: Bearer TOKEN, or an operator who signed in")
+            return Caller("", Member(KEY_HOLDER, "admin"))
+        return Caller(identity.person_of(token))
+    member = signed_in(connection, service)
+    if member is None:
+        raise Unauthenticated("expected Authorization: Bearer TOKEN, or an operator who signed in")
+    return Caller("", member)
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
 
-def operator(who: CallerDep) -> str:
-    """The operator's name. Raises Unauthenticated, NotAllowed."""
-    if not who.is_operator:
-        raise NotAllowed("expected an operator, got a person's token")
-    return OPERATOR
+def _one_of(roles: frozenset[str]) -> Callable[[CallerDep], Member]:
+    def check(who: CallerDep) -> Member:
+        """The member. Raises Unauthenticated, NotAllowed."""
+        if who.member is None:
+            raise NotAllowed("expected an operator, got a person's token")
+        if who.member.role not in roles:
+            raise NotAllowed(f"expected the role {' or '.join(sorted(roles))}, got {who.member.role}")
+        return who.member
+
+    return check
+
+
+MemberDep = Annotated[Member, Depends(_one_of(ANYBODY))]
+"""Anybody of the staff."""
+AdminMemberDep = Annotated[Member, Depends(_one_of(ADMIN))]
+
+
+def operator(member: MemberDep) -> str:
+    """The author of what somebody of the staff does."""
+    return member.author
+
+
+def desk_doing(member: Annotated[Member, Depends(_one_of(SERVICE))], service: ServiceDep) -> Doing:
+    """Who of customer service acts, and when."""
+    return Doing(member.author, service.parts.clock())
+
+
+def developer_doing(member: Annotated[Member, Depends(_one_of(DEVELOPMENT))], service: ServiceDep) -> Doing:
+    """Who of the developers acts, and when."""
+    return Doing(member.author, service.parts.clock())
+
+
+def admin_doing(member: AdminMemberDep, service: ServiceDep) -> Doing:
+    """Which admin acts, and when."""
+    return Doing(member.author, service.parts.clock())
 
 
 OperatorDep = Annotated[str, Depends(operator)]
+DeskDep = Annotated[Doing, Depends(desk_doing)]
+DeveloperDep = Annotated[Doing, Depends(developer_doing)]
+AdminDep = Annotated[Doing, Depends(admin_doing)]
 
 
 def person(who: CallerDep) -> str:
@@ -88,12 +131,14 @@ def address_of(connection: HTTPConnection) -> str:
     return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
-def is_signed_in(connection: HTTPConnection, service: Service) -> bool:
-    """Whether the operator's cookie holds here and now."""
+def signed_in(connection: HTTPConnection, service: Service) -> Member | None:
+    """Whose cookie holds here and now."""
     cookie = connection.cookies.get(SESSION_COOKIE, "")
-    if not cookie or not service.parts.identity.is_session(cookie, service.parts.clock()):
-        return False
-    return connection.scope.get("method", "GET") in _READING or is_own_page(connection, service)
+    session = service.parts.identity.session_of(cookie, service.parts.clock()) if cookie else None
+    if session is None:
+        return None
+    reads = connection.scope.get("method", "GET") in _READING and connection.scope["type"] == "http"
+    return service.staff.member(*session) if reads or is_own_page(connection, service) else None
 
 
 def is_own_page(connection: HTTPConnection, service: Service) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import Conversation
 from bot.wire import MessageOut, VoteOut
@@ -106,13 +106,22 @@ class ConversationOut(_Answer):
 
 
 class Transcript(_Answer):
-    """A whole conversation; the last three are for operators."""
+    """A whole conversation; all but the first two are for the staff."""
 
     conversation: ConversationOut
     messages: list[MessageOut]
     signals: list[dict[str, Any]] | None = None
     decisions: list[dict[str, Any]] | None = None
     rewards: list[dict[str, Any]] | None = None
+    desk: dict[str, Any] | None = None
+    """Its line of the inbox."""
+    decision_of: dict[str, str] | None = None
+    """Message id -> id of the decision behind it."""
+    notes: list[dict[str, Any]] | None = None
+    cases: list[dict[str, Any]] | None = None
+    """What its replies were corrected to."""
+    case_uses: list[dict[str, Any]] | None = None
+    """Cases that spoke in its choices."""
 
 
 class Download(_Answer):
@@ -170,9 +179,13 @@ class ArticleOut(_Answer):
 
 
 class SignIn(_Asked):
-    """Sign in with the operator key."""
+    """Sign in with an account's name and password, or with the operator key."""
 
-    key: str
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "ana", "password": "correct horse battery"}]})
+
+    key: Annotated[str, Field(max_length=256)] = ""
+    name: Annotated[str, Field(max_length=64)] = ""
+    password: Annotated[str, Field(max_length=256)] = ""
 
 
 class SignedIn(_Answer):

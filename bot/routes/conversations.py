@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 
-from bot.conversation import Conversation, Message
+from bot.conversation import Conversation, Message, is_operator
 from bot.domain import Domain
 from bot.errors import NotAllowed, NotFound
 from bot.feedback.store import ConversationFilter, ConversationRow, Store
@@ -104,17 +104,24 @@ async def read_conversation(service: ServiceDep, who: CallerDep, conversation_id
     conversation = await asyncio.to_thread(store.conversation, conversation_id)
     if not who.is_operator and conversation.person_id != who.person_id:
         raise NotAllowed("conversation: expected one of yours, got somebody else's")
-    return await asyncio.to_thread(_transcript, store, domain, conversation, who.is_operator)
+    return await asyncio.to_thread(_transcript, store, domain, conversation, who.is_operator, service.parts.clock())
 
 
-def _transcript(store: Store, domain: Domain, conversation: Conversation, for_operator: bool) -> Transcript:
-    messages = [MessageOut.of(message, domain) for message in store.messages(conversation.id)]
+def _transcript(store: Store, domain: Domain, conversation: Conversation, for_operator: bool, now: float) -> Transcript:
+    stored = store.messages(conversation.id)
+    messages = [MessageOut.of(message, domain) for message in stored]
     shown = ConversationOut.of(conversation)
     if not for_operator:
         return Transcript(conversation=shown, messages=messages)
+    desk = store.desk
     return Transcript(
         conversation=shown,
         messages=messages,
+        desk=asdict(desk.line(conversation.id, now)) if not is_operator(conversation.person_id) else None,
+        decision_of={line.id: line.decision_id for line in stored if line.decision_id},
+        notes=[asdict(note) for note in desk.notes(conversation.id)],
+        cases=[asdict(case) for case in desk.cases(conversation.id)],
+        case_uses=[asdict(use) for use in desk.case_uses(conversation.id)],
         signals=[asdict(signal) for signal in store.signals(conversation.id)],
         decisions=[asdict(decision) for decision in store.conversation_decisions(conversation.id)],
         rewards=[asdict(reward) for reward in store.rewards_of(conversation.id)],

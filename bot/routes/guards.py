@@ -13,9 +13,11 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bot.routes.access import is_signed_in
+from bot.errors import NotAllowed
+from bot.routes.access import signed_in
 from bot.routes.failures import answer_of
 from bot.routes.parts import Service
+from bot.staff import ANYBODY, DEVELOPMENT
 from bot.wire_errors import TooLarge, Unauthenticated
 
 # Gradio's pages set their own base address.
@@ -38,7 +40,8 @@ _HEADERS = {
 }
 _PRIVATE = _HEADERS | {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 _API_PATHS = ("/v1/", "/health/", "/metrics", "/openapi.json")
-PRIVATE_PAGES = ("/operator", "/studio")
+PRIVATE_PAGES = {"/operator": ANYBODY, "/studio": DEVELOPMENT}
+"""Page -> roles that may see it."""
 
 
 class SecurityHeaders:
@@ -108,12 +111,17 @@ class SignInFirst:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or not _is_private(scope["path"]):
+        roles = _roles_of(scope["path"]) if scope["type"] in ("http", "websocket") else None
+        if roles is None:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        if is_signed_in(connection, self._service):
+        member = signed_in(connection, self._service)
+        if member is not None and member.role in roles:
             await self._app(scope, receive, send)
+        elif member is not None and scope["type"] == "http":
+            refusal = NotAllowed(f"expected the role {' or '.join(sorted(roles))}, got {member.role}")
+            await answer_of(refusal)(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})
@@ -123,5 +131,7 @@ class SignInFirst:
             await answer_of(Unauthenticated("expected an operator who signed in"))(scope, receive, send)
 
 
-def _is_private(path: str) -> bool:
-    return any(path == page or path.startswith(f"{page}/") for page in PRIVATE_PAGES)
+def _roles_of(path: str) -> frozenset[str] | None:
+    """Who may see a page; None: it is not one of the staff's."""
+    found = (roles for page, roles in PRIVATE_PAGES.items() if path == page or path.startswith(f"{page}/"))
+    return next(found, None)

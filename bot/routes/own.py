@@ -10,10 +10,12 @@ from starlette.responses import Response
 from bot.conversation import Conversation, SignalKind
 from bot.domain import Domain
 from bot.errors import NotAllowed
+from bot.feedback.desk import Doing
 from bot.feedback.store import Store
 from bot.routes.access import Caller, CallerDep, PersonDep, ServiceDep
 from bot.routes.bodies import ConversationOut, Download, Erased
 from bot.routes.parts import Service
+from bot.staff import SERVICE
 from bot.wire import MessageOut, newest_value, votes_in_force
 
 router = APIRouter(tags=["conversations"])
@@ -30,7 +32,7 @@ async def _owned(service: Service, who: Caller, conversation_id: str) -> Convers
 @router.get("/v1/conversations/{conversation_id}/download")
 async def download(service: ServiceDep, person_id: PersonDep, conversation_id: str, response: Response) -> Download:
     """A person's own conversation with their own votes, as a file."""
-    conversation = await _owned(service, Caller(person_id, is_operator=False), conversation_id)
+    conversation = await _owned(service, Caller(person_id), conversation_id)
     response.headers["Content-Disposition"] = f'attachment; filename="conversation-{conversation.id}.json"'
     parts = service.parts
     return await asyncio.to_thread(_download, parts.store, parts.domain, conversation, parts.clock())
@@ -55,6 +57,8 @@ def _download(store: Store, domain: Domain, conversation: Conversation, now: flo
 async def erase(service: ServiceDep, who: CallerDep, conversation_id: str) -> Erased:
     """Forget a conversation: its person's right, and an operator's on their behalf. There is no way back."""
     await _owned(service, who, conversation_id)
+    if who.member is not None and who.member.role not in SERVICE:
+        raise NotAllowed(f"expected the role {' or '.join(sorted(SERVICE))}, got {who.member.role}")
     author = "operator" if who.is_operator else "person"
     room = service.hub.rooms.get(conversation_id)
     if room is not None:
@@ -63,6 +67,11 @@ async def erase(service: ServiceDep, who: CallerDep, conversation_id: str) -> Er
         erased = await asyncio.to_thread(
             lambda: service.parts.store.erase_conversation(conversation_id, author=author, at=service.parts.clock())
         )
+    # Cases of the conversation went with it: they must speak no more.
+    await service.parts.teacher.load_cases()
+    if who.member is not None:
+        doing = Doing(who.member.author, service.parts.clock())
+        await asyncio.to_thread(service.parts.store.desk.note, doing, "erase", conversation_id)
     return Erased(
         conversation_id=conversation_id,
         messages=erased.num_messages,

@@ -14,7 +14,10 @@ from bot.identity import Identity, IdSource
 from bot.limits import TokenBuckets
 from bot.metrics import Metrics
 from bot.policy.types import Policy
+from bot.presence import Presence
 from bot.settings import Settings
+from bot.staff import Staff
+from bot.teaching import Teacher
 
 if TYPE_CHECKING:
     from bot.routes.versions import Versions
@@ -35,6 +38,7 @@ class AppParts:
     domain: Domain
     identity: Identity
     ids: IdSource
+    teacher: Teacher
     clock: Callable[[], float] = time.time
     """Epoch seconds: what is written into rows and cookies."""
     monotonic: Callable[[], float] = time.monotonic
@@ -66,9 +70,9 @@ class Service:
     feedback: TokenBuckets
     conversations: TokenBuckets
     logins: TokenBuckets
+    staff: Staff
+    presence: Presence = field(default_factory=Presence)
     num_sockets: int = 0
-    positions: dict[str, int] = field(default_factory=dict)
-    """Conversation -> its place in the queue of those who wait for a person, as last told (`bot.routes.waiting`)."""
     ready: Readiness = field(default_factory=Readiness)
 
     @classmethod
@@ -91,4 +95,5 @@ class Service:
             feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),
             conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),
             logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
+            staff=Staff(parts.store.desk),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 from typing import Annotated
 from urllib.parse import parse_qs
@@ -11,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from bot.errors import NotAllowed, RejoinderError
-from bot.identity import SESSION_COOKIE, SESSION_S
+from bot.feedback.desk import Doing
+from bot.identity import KEY_HOLDER, SESSION_COOKIE, SESSION_S
 from bot.routes.access import ServiceDep, address_of, is_own_page
 from bot.routes.bodies import SignedIn, SignIn
 from bot.routes.parts import Service
@@ -35,21 +37,27 @@ small {{ opacity: .75; }}
 </style></head><body>
 <form method="post" action="/login">
 <h1>Operators sign in here</h1>
-{problem}<label for="key">Operator key</label>
-<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
+{problem}<label for="name">Name</label>
+<input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength="64" autofocus>
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" maxlength="256">
+<details{opened}><summary>With the operator key</summary>
+<label for="key">Operator key</label>
+<input id="key" name="key" type="password" autocomplete="off">
+<small>It is in <code>keys/operator.key</code> in the server's home folder.</small>
+</details>
 <input type="hidden" name="next" value="{next}">
 <button type="submit">Sign in</button>
-<small>The key is in <code>keys/operator.key</code> in the server's home folder.</small>
 </form></body></html>
 """
 
 
 @router.post("/v1/session", tags=["session"], response_model=SignedIn)
 async def sign_in(service: ServiceDep, request: Request, body: SignIn) -> Response:
-    """Sign in with the operator key: sets the session cookie."""
-    _check_key(service, request, body.key)
+    """Sign in with an account's name and password, or with the operator key: sets the session cookie."""
+    name, epoch = await _check(service, request, body)
     answer = SignedIn(expires_at=service.parts.clock() + SESSION_S)
-    return _with_cookie(JSONResponse(answer.model_dump()), service, request)
+    return _with_cookie(JSONResponse(answer.model_dump()), service, request, name, epoch)
 
 
 @router.delete("/v1/session", tags=["session"], status_code=204)
@@ -61,9 +69,11 @@ async def sign_out() -> Response:
 
 
 @router.get("/login", include_in_schema=False)
-async def login_page(next_page: Annotated[str, Query(alias="next", max_length=500)] = HOME_PAGE) -> HTMLResponse:
+async def login_page(
+    service: ServiceDep, next_page: Annotated[str, Query(alias="next", max_length=500)] = HOME_PAGE
+) -> HTMLResponse:
     """The form."""
-    return _page(next_page)
+    return _page(service, next_page)
 
 
 @router.post("/login", include_in_schema=False)
@@ -71,25 +81,35 @@ async def log_in(service: ServiceDep, request: Request) -> Response:
     """What the form sends: back to the page that was asked for, signed in."""
     form = parse_qs((await request.body()).decode(errors="replace"), max_num_fields=10)
     next_page = form.get("next", [HOME_PAGE])[0]
+    given = SignIn(**{field: form.get(field, [""])[0].strip() for field in ("key", "name", "password")})
     try:
-        _check_key(service, request, form.get("key", [""])[0].strip())
+        name, epoch = await _check(service, request, given)
     except RejoinderError as error:
-        return _page(next_page, str(error), http_status(error))
-    return _with_cookie(RedirectResponse(_local(next_page), 303), service, request)
+        return _page(service, next_page, str(error), http_status(error))
+    return _with_cookie(RedirectResponse(_local(next_page), 303), service, request, name, epoch)
 
 
-def _check_key(service: Service, request: Request, key: str) -> None:
+async def _check(service: Service, request: Request, given: SignIn) -> tuple[str, int]:
+    """(account, its session epoch). Raises NotAllowed, TooMuch, Unauthenticated."""
     if not is_own_page(request, service):
         raise NotAllowed("origin: expected this server's own page, got another")
     service.logins.take(address_of(request))
-    if not service.parts.identity.is_operator_key(key):
-        raise Unauthenticated("key: expected the operator key, got another")
+    if given.key or not given.name:
+        if not service.parts.identity.is_operator_key(given.key):
+            raise Unauthenticated("key: expected the operator key, got another")
+        name, epoch = KEY_HOLDER, 0
+    else:
+        account = await asyncio.to_thread(service.staff.sign_in, given.name, given.password)
+        name, epoch = account.name, account.session_epoch
+    doing = Doing(f"operator:{name}", service.parts.clock())
+    await asyncio.to_thread(service.parts.store.desk.note, doing, "sign in", name)
+    return name, epoch
 
 
-def _with_cookie(response: Response, service: Service, request: Request) -> Response:
+def _with_cookie(response: Response, service: Service, request: Request, name: str, epoch: int) -> Response:
     response.set_cookie(
         SESSION_COOKIE,
-        service.parts.identity.session(service.parts.clock()),
+        service.parts.identity.session(service.parts.clock(), name, epoch),
         max_age=int(SESSION_S),
         httponly=True,
         samesite="strict",
@@ -98,9 +118,12 @@ def _with_cookie(response: Response, service: Service, request: Request) -> Resp
     return response
 
 
-def _page(next_page: str, problem: str = "", status: int = 200) -> HTMLResponse:
+def _page(service: Service, next_page: str, problem: str = "", status: int = 200) -> HTMLResponse:
+    # A fresh home has no accounts: the key is then the only way in.
+    opened = "" if service.staff.accounts() else " open"
     shown = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
-    return HTMLResponse(_PAGE.format(problem=shown, next=html.escape(_local(next_page), quote=True)), status)
+    page = _PAGE.format(problem=shown, opened=opened, next=html.escape(_local(next_page), quote=True))
+    return HTMLResponse(page, status)
 
 
 def _local(page: str) -> str:

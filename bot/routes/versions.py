@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter
@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import BASE_VERSION
 from bot.errors import AdapterError
+from bot.feedback.desk import Doing
 from bot.policy.adapters import Champion
 from bot.policy.manifest import Manifest
-from bot.routes.access import OperatorDep, ServiceDep
+from bot.routes.access import DeveloperDep, OperatorDep, ServiceDep
+from bot.routes.parts import Service
 
 router = APIRouter(tags=["versions"])
 
@@ -114,35 +116,45 @@ async def list_versions(service: ServiceDep, _: OperatorDep) -> VersionList:
 
 
 @router.post("/v1/versions/rollback")
-async def roll_back(service: ServiceDep, operator: OperatorDep, body: Rollback) -> Standing:
+async def roll_back(service: ServiceDep, doing: DeveloperDep, body: Rollback) -> Standing:
     """Serve an earlier version again, at once; learning is frozen until unfrozen."""
     versions = service.parts.versions
-    await asyncio.to_thread(versions.rollback, body.to or "", body.reason, operator)
-    return await asyncio.to_thread(_standing, versions)
+    return await _moved(
+        service, doing, "rollback", body.reason, lambda: versions.rollback(body.to or "", body.reason, doing.actor)
+    )
 
 
 @router.post("/v1/versions/promote")
-async def promote(service: ServiceDep, operator: OperatorDep, body: Promote) -> Standing:
+async def promote(service: ServiceDep, doing: DeveloperDep, body: Promote) -> Standing:
     """Serve a published version."""
     versions = service.parts.versions
-    await asyncio.to_thread(versions.promote, body.version, body.reason, operator)
-    return await asyncio.to_thread(_standing, versions)
+    return await _moved(
+        service, doing, "promote", body.reason, lambda: versions.promote(body.version, body.reason, doing.actor)
+    )
 
 
 @router.post("/v1/versions/freeze")
-async def freeze(service: ServiceDep, operator: OperatorDep, body: Because) -> Standing:
+async def freeze(service: ServiceDep, doing: DeveloperDep, body: Because) -> Standing:
     """Stop publishing; chat and collecting go on."""
     versions = service.parts.versions
-    await asyncio.to_thread(versions.freeze, body.reason, operator)
-    return await asyncio.to_thread(_standing, versions)
+    return await _moved(service, doing, "freeze", body.reason, lambda: versions.freeze(body.reason, doing.actor))
 
 
 @router.post("/v1/versions/unfreeze")
-async def unfreeze(service: ServiceDep, operator: OperatorDep, body: Because) -> Standing:
+async def unfreeze(service: ServiceDep, doing: DeveloperDep, body: Because) -> Standing:
     """Let the learner publish again."""
     versions = service.parts.versions
-    await asyncio.to_thread(versions.unfreeze, body.reason, operator)
-    return await asyncio.to_thread(_standing, versions)
+    return await _moved(service, doing, "unfreeze", body.reason, lambda: versions.unfreeze(body.reason, doing.actor))
+
+
+async def _moved(service: Service, doing: Doing, action: str, reason: str, move: Callable[[], object]) -> Standing:
+    """Pull a lever and note it."""
+    before = await asyncio.to_thread(_standing, service.parts.versions)
+    await asyncio.to_thread(move)
+    after = await asyncio.to_thread(_standing, service.parts.versions)
+    said = after.model_dump() | {"reason": reason}
+    await asyncio.to_thread(service.parts.store.desk.note, doing, action, "versions", before.model_dump(), said)
+    return after
 
 
 def _standing(versions: Versions) -> Standing:

@@ -21,41 +21,43 @@ def test_nobody_reads_conversations_without_signing_in(visit: Visit) -> None:
 
 
 def find(page: Page, words: str) -> None:
-    """Search for words that occur in one conversation."""
-    search = page.get_by_label("Search")
+    """Search for words that occur in one conversation, and open it."""
+    search = page.get_by_label("Search", exact=True)
     search.fill(words)
     search.press("Enter")
-    expect(page.locator(".dk-row")).to_have_count(1)
+    expect(page.locator(".od-row")).to_have_count(1)
+    expect(page.locator(".od-row mark").first).to_be_visible()
+    page.locator(".od-row").click()
+    expect(page.locator(".od-message").first).to_be_visible()
 
 
 def test_the_operator_finds_and_reads_a_transcript(operator_visit: Visit) -> None:
-    """A search finds it; each reply shows its act, propensity, version and what the person said."""
+    """A search finds it; each reply shows its act, propensity, version, why it was chosen, and what the person said."""
     reply = ask(operator_visit.chat(), "Where is my purple card?")
     reply.get_by_role("button", name="Good reply").click()
     page = operator_visit.open("/operator/")
     find(page, "purple")
-    page.locator(".dk-row").click()
-    transcript = page.locator(".dk-transcript")
+    transcript = page.locator(".od-transcript")
     expect(transcript.get_by_text("Where is my purple card?")).to_be_visible()
-    step = transcript.locator(".dk-step")
+    step = transcript.locator(".od-step")
     expect(step.locator("summary")).to_contain_text("answer:card_arrival")
     expect(step.locator("summary")).to_contain_text("v000001")
     step.locator("summary").click()
     # softmax(1, 0) = 0.731, 0.269
-    expect(step.locator(".dk-acts tbody tr")).to_have_count(2)
-    expect(step.locator(".dk-acts")).to_contain_text("73 %")
-    expect(step.get_by_text("thumb up")).to_be_visible()
+    expect(step.locator(".od-acts tbody tr")).to_have_count(2)
+    expect(step.locator(".od-acts")).to_contain_text("73 %")
+    expect(step.get_by_text("The retriever alone would have chosen this act.")).to_be_visible()
+    expect(step.locator(".od-inside").get_by_text("thumb up")).to_be_visible()
 
 
 def test_hostile_text_is_inert_on_the_operators_page(operator_visit: Visit, product: Product) -> None:
-    """In the list and in the transcript; a dialog or a request outside fails the test by itself."""
+    """In the list, the snippet and the transcript; a dialog or a request outside fails the test by itself."""
     product.script(HOSTILE)
     ask(operator_visit.chat(), f"magenta {HOSTILE}")
     page = operator_visit.open("/operator/")
     find(page, "magenta")
-    page.locator(".dk-row").click()
-    expect(page.locator(".dk-message.dk-user .dk-text")).to_have_text(f"magenta {HOSTILE}")
-    expect(page.locator(":is(#dk-list, #dk-transcript) :is(img, script, iframe, b, a)")).to_have_count(0)
+    expect(page.locator(".od-message.od-user .od-text")).to_have_text(f"magenta {HOSTILE}")
+    expect(page.locator(":is(.od-rows, .od-transcript) :is(img, script, iframe, b, a)")).to_have_count(0)
 
 
 def is_frozen(product: Product) -> bool:
@@ -67,12 +69,11 @@ def test_filters_narrow_the_list(operator_visit: Visit) -> None:
     ask(operator_visit.chat(), "An amber question").get_by_role("button", name="Bad reply").click()
     page = operator_visit.open("/operator/")
     find(page, "amber")
-    page.get_by_label("Thumb", exact=True).click()
-    page.get_by_role("option", name="Has a thumb up").click()
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Thumb", exact=True).select_option("up")
     expect(page.get_by_text("No conversation matches.")).to_be_visible()
-    page.get_by_label("Thumb", exact=True).click()
-    page.get_by_role("option", name="Has a thumb down").click()
-    expect(page.locator(".dk-row")).to_have_count(1)
+    page.get_by_label("Thumb", exact=True).select_option("down")
+    expect(page.locator(".od-row")).to_have_count(1)
 
 
 def test_the_studio_shows_versions_and_freezes_after_a_question(operator_visit: Visit, product: Product) -> None:

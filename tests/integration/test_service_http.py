@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from bot.conversation import BASE_VERSION
 from bot.errors import ModelError, StoreError
+from bot.feedback.desk import Doing
 from bot.feedback.store import Store, UpdateRow
 from bot.identity import SESSION_COOKIE, SESSION_S
 from bot.policy.adapters import Manifest
@@ -38,6 +39,18 @@ def client(rig: Rig) -> Iterator[TestClient]:
 
 def bearer(rig: Rig, person_id: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {rig.parts.identity.person_token(person_id)}"}
+
+
+PASSWORD = "a long enough password"
+
+
+def cookie_of(rig: Rig, role: str) -> dict[str, str]:
+    """The session of an account with this role, made when it is first needed."""
+    staff, name = rig.app.state.service.staff, f"the-{role}"
+    if name not in [account.name for account in staff.accounts()]:
+        staff.add(Doing("operator:local", 1000.0), name, role, PASSWORD)
+    account = next(account for account in staff.accounts() if account.name == name)
+    return {"Cookie": f"{SESSION_COOKIE}={rig.parts.identity.session(rig.clock(), name, account.session_epoch)}"}
 
 
 def add_reply(rig: Rig, conversation_id: str, person_id: str) -> str:
@@ -68,10 +81,13 @@ def publish(rig: Rig, version: str, parent: str = BASE_VERSION) -> None:
 
 
 # --- who may what -----------------------------------------------------------------------------------------------------
-ANYONE = (True, True, True, True)
-OPERATORS = (False, False, False, True)
-"""Who gets past the door: nobody signed in, the person, another person, an operator."""
-MATRIX: dict[tuple[str, str], tuple[bool, bool, bool, bool]] = {
+ANYONE = (True,) * 6
+STAFF = (False, False, False, True, True, True)
+DESK = (False, False, False, True, False, True)
+DEVELOPERS = (False, False, False, False, True, True)
+ADMINS = (False, False, False, False, False, True)
+"""Who gets past the door: nobody signed in, the person, another person, an operator, a developer, an admin."""
+MATRIX: dict[tuple[str, str], tuple[bool, ...]] = {
     ("GET", "/openapi.json"): ANYONE,
     ("GET", "/health/live"): ANYONE,
     ("GET", "/health/ready"): ANYONE,
@@ -81,20 +97,54 @@ MATRIX: dict[tuple[str, str], tuple[bool, bool, bool, bool]] = {
     ("POST", "/v1/session"): ANYONE,
     ("DELETE", "/v1/session"): ANYONE,
     ("WEBSOCKET", "/ws/chat"): ANYONE,
+    ("WEBSOCKET", "/ws/operator"): STAFF,
     ("POST", "/v1/conversations"): ANYONE,
     ("GET", "/v1/articles/{article_id}"): ANYONE,
-    ("GET", "/v1/conversations"): OPERATORS,
-    ("GET", "/v1/conversations/{conversation_id}"): (False, True, False, True),
-    ("GET", "/v1/conversations/{conversation_id}/download"): (False, True, False, False),
-    ("DELETE", "/v1/conversations/{conversation_id}"): (False, True, False, True),
-    ("POST", "/v1/feedback"): (False, True, False, False),
-    ("POST", "/v1/outcomes"): OPERATORS,
-    ("GET", "/v1/versions"): OPERATORS,
-    ("POST", "/v1/versions/rollback"): OPERATORS,
-    ("POST", "/v1/versions/promote"): OPERATORS,
-    ("POST", "/v1/versions/freeze"): OPERATORS,
-    ("POST", "/v1/versions/unfreeze"): OPERATORS,
-    ("GET", "/v1/learner"): OPERATORS,
+    ("GET", "/v1/conversations"): STAFF,
+    ("GET", "/v1/conversations/{conversation_id}"): (False, True, False, True, True, True),
+    ("GET", "/v1/conversations/{conversation_id}/download"): (False, True, False, False, False, False),
+    ("DELETE", "/v1/conversations/{conversation_id}"): (False, True, False, True, False, True),
+    ("POST", "/v1/feedback"): (False, True, False, False, False, False),
+    ("POST", "/v1/outcomes"): STAFF,
+    ("GET", "/v1/inbox"): STAFF,
+    ("GET", "/v1/inbox/facets"): STAFF,
+    ("GET", "/v1/inbox/export"): STAFF,
+    ("GET", "/v1/filters"): STAFF,
+    ("PUT", "/v1/filters/{name}"): DESK,
+    ("DELETE", "/v1/filters/{name}"): DESK,
+    ("GET", "/v1/macros"): STAFF,
+    ("PUT", "/v1/macros/{name}"): DESK,
+    ("DELETE", "/v1/macros/{name}"): DESK,
+    ("PATCH", "/v1/conversations/{conversation_id}"): DESK,
+    ("POST", "/v1/conversations/{conversation_id}/notes"): DESK,
+    ("POST", "/v1/conversations/{conversation_id}/takeover"): DESK,
+    ("POST", "/v1/conversations/{conversation_id}/handback"): DESK,
+    ("POST", "/v1/conversations/{conversation_id}/resolve"): DESK,
+    ("POST", "/v1/conversations/{conversation_id}/say"): DESK,
+    ("POST", "/v1/conversations/{conversation_id}/suggest"): DESK,
+    ("GET", "/v1/acts"): STAFF,
+    ("POST", "/v1/corrections"): DESK,
+    ("GET", "/v1/cases"): STAFF,
+    ("DELETE", "/v1/cases/{case_id}"): DESK,
+    ("POST", "/v1/ratings"): DESK,
+    ("GET", "/v1/decisions/{decision_id}/why"): STAFF,
+    ("POST", "/v1/drafts"): DESK,
+    ("GET", "/v1/drafts"): STAFF,
+    ("PATCH", "/v1/drafts/{draft_id}"): DESK,
+    ("GET", "/v1/pairs"): STAFF,
+    ("GET", "/v1/pairs/next"): DESK,
+    ("POST", "/v1/pairs/{pair_id}"): DESK,
+    ("GET", "/v1/me"): STAFF,
+    ("GET", "/v1/accounts"): ADMINS,
+    ("POST", "/v1/accounts"): ADMINS,
+    ("PATCH", "/v1/accounts/{name}"): ADMINS,
+    ("GET", "/v1/audit"): ADMINS,
+    ("GET", "/v1/versions"): STAFF,
+    ("POST", "/v1/versions/rollback"): DEVELOPERS,
+    ("POST", "/v1/versions/promote"): DEVELOPERS,
+    ("POST", "/v1/versions/freeze"): DEVELOPERS,
+    ("POST", "/v1/versions/unfreeze"): DEVELOPERS,
+    ("GET", "/v1/learner"): STAFF,
 }
 
 
@@ -136,13 +186,22 @@ def test_the_matrix_holds(client: TestClient, rig: Rig, method: str, path: str) 
     """Trust goal S1: 401 without credentials, 403 with somebody else's, neither for those who may."""
     conversation_id, person_id, reply_id = start(client, rig)
     bodies: dict[str, dict[str, Any]] = {
+        "/v1/corrections": {"message_id": reply_id, "act": "handoff"},
+        "/v1/ratings": {"key": "r1", "message_id": reply_id, "value": 1.0},
+        "/v1/drafts": {"message_id": reply_id, "title": "Missing"},
+        "/v1/conversations/{conversation_id}/notes": {"text": "a note"},
+        "/v1/conversations/{conversation_id}/say": {"key": "k", "text": "Hello"},
+        "/v1/pairs/{pair_id}": {"verdict": "left"},
+        "/v1/macros/{name}": {"text": "One moment."},
+        "/v1/accounts": {"name": "new", "role": "operator", "password": PASSWORD},
         "/v1/feedback": {"message_id": reply_id, "thumb": 1},
         "/v1/outcomes": {"conversation_id": conversation_id, "solved": True},
         "/v1/versions/promote": {"version": BASE_VERSION, "reason": "test"},
         "/v1/session": {"key": OPERATOR_KEY},
     }
     because = {"reason": "test"} if "versions" in path else {}
-    callers = [{}, bearer(rig, person_id), bearer(rig, "p_stranger"), OPERATOR]
+    staff = [cookie_of(rig, role) for role in ("operator", "developer", "admin")]
+    callers = [{}, bearer(rig, person_id), bearer(rig, "p_stranger"), *staff]
     # Those who may not come first: there may be nothing left to ask for after one who may.
     in_turn = sorted(zip(callers, MATRIX[method, path], strict=True), key=lambda row: row[1])
     for number, (headers, may) in enumerate(in_turn):
@@ -150,10 +209,11 @@ def test_the_matrix_holds(client: TestClient, rig: Rig, method: str, path: str) 
         body = because | bodies.get(path, {})
         if path in ("/v1/feedback", "/v1/outcomes"):
             body = body | {"key": f"k{number}"}
-        url = path.format(conversation_id=conversation_id, article_id="card_arrival")
+        names = dict.fromkeys(("name", "case_id", "draft_id", "decision_id", "pair_id"), "none")
+        url = path.format(conversation_id=conversation_id, article_id="card_arrival", **names)
         data: dict[str, Any] = {"data": {"key": OPERATOR_KEY}} if path == "/login" else {"json": body}
         answer = client.request(
-            method, url, headers=headers, follow_redirects=False, **(data if method == "POST" else {})
+            method, url, headers=headers, follow_redirects=False, **(data if method in ("POST", "PUT", "PATCH") else {})
         )
         refused = 403 if headers else 401
         assert (answer.status_code not in (401, 403)) if may else (answer.status_code == refused), (number, answer.text)

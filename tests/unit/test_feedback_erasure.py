@@ -140,20 +140,3 @@ def test_nothing_else_may_delete(store: Store, table: str) -> None:
     store.erase_conversation("c1", author="person", at=2000.0)
     with pytest.raises(StoreError, match="append-only"):
         store._write(lambda conn: conn.execute(f"DELETE FROM {table}"))
-
-
-def test_who_waits_longest_stands_first(store: Store) -> None:
-    """Since the person asked (a signal), or since the bot handed over (its act)."""
-    talk(store, "c3", "credit")
-    for name, asked_at in (("c1", 50.0), ("c2", 30.0), ("c3", 40.0)):
-        signal = make_signal(
-            key=f"h{name}", conversation_id=name, decision_id="", kind=SignalKind.HANDOVER, created_at=asked_at
-        )
-        if name != "c3":
-            store.add_signal(signal)
-        store.update_conversation(name, status="waiting")
-    handoff = make_message(id="h", conversation_id="c3", role="bot", act="handoff", created_at=40.0)
-    store.add_reply(handoff, None)
-    assert store.waiting() == ["c2", "c3", "c1"]
-    store.update_conversation("c2", status="person")
-    assert store.waiting() == ["c3", "c1"]

@@ -76,7 +76,7 @@ def test_a_message_comes_back_as_stored(chat: Store) -> None:
     """Lists, odd characters and NULs included."""
     message = make_message(
         id="m9",
-        role="operator",
+        role="bot",
         text="naïve \x00 '; DROP TABLE messages; -- 🤝",
         sources=("card_arrival", "lost_card"),
         quick_replies=("Yes", "No"),

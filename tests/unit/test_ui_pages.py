@@ -9,12 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import httpx
 import pytest
 
 import ui
-from tests.browser.sample_answers import operator_answers, row
+from tests.browser.sample_answers import operator_answers
 from ui import operator, studio
 from ui.app import STATIC_FOLDER
 from ui.chat import chat_page
@@ -65,7 +64,7 @@ def test_scripts_never_parse_text_as_html() -> None:
     assert not re.search(forbidden, scripts)
 
 
-@pytest.mark.parametrize("build", [operator.operator_page, studio.studio_page])
+@pytest.mark.parametrize("build", [studio.studio_page])
 async def test_handlers_of_the_operators_pages_are_private_and_never_queued(build: Any) -> None:
     """Gradio offers handlers as an API unless told otherwise, and its queue loses answers (ui/handlers.py)."""
     page = build(make_api())
@@ -73,28 +72,15 @@ async def test_handlers_of_the_operators_pages_are_private_and_never_queued(buil
     assert {(handler.api_visibility, handler.queue) for handler in page.fns.values()} == {("private", False)}
 
 
-async def test_the_chat_page_has_no_handler_at_all() -> None:
-    """Its road to the bot is the browser's own socket."""
+async def test_pages_that_speak_to_the_server_themselves_have_no_handler_at_all() -> None:
+    """Chat and operator: the browser's own socket and requests are their road to the bot."""
     assert not chat_page(assistant="Bea").fns
-
-
-async def test_the_list_turns_pages_by_the_cursor_of_the_answer() -> None:
-    """Older takes `next`; newer goes back the same way."""
-    desk = operator.OperatorDesk(make_api(conversations={"conversations": [row()], "next": 900.0}))
-    rows, trouble, place, newer, older = await desk.first_page("", 0, "", "")
-    assert ("c_0f91" in rows, trouble, place) == (True, "", ([0.0], 900.0))
-    assert (newer.interactive, older.interactive) == (False, True)
-    _, _, place, newer, _ = await desk.older("", 0, "", "", place)
-    assert (place, newer.interactive) == (([0.0, 900.0], 900.0), True)
-    _, _, place, _, _ = await desk.newer("", 0, "", "", place)
-    assert place == ([0.0], 900.0)
+    assert not operator.operator_page().fns
 
 
 async def test_a_silent_server_leaves_what_is_shown_and_says_one_line() -> None:
-    """The list and the plots stay; the problem is named."""
+    """The plots stay; the problem is named."""
     api = make_api(status=503)
-    rows, trouble, *_ = await operator.OperatorDesk(api).first_page("", 0, "", "")
-    assert (rows == gr.skip(), "The server answered 503." in trouble) == (True, True)
     trouble, *shown = await studio.Studio(api).refresh()
     assert ("The server answered 503." in trouble, len(shown)) == (True, 7)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from html import unescape
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
-from tests.browser.sample_answers import decision, message, operator_answers, row, signal, transcript
+from tests.browser.sample_answers import operator_answers
 from ui import chat, markup, metrics
-from ui.transcript import render_list, render_transcript
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -106,19 +104,6 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def poisoned(payload: str) -> dict[str, Any]:
-    """A transcript whose every text is the payload."""
-    bot = message(id=payload, role="bot", text=payload, act=payload, version=payload, can_vote=True)
-    return transcript(
-        conversation={"id": payload, "status": payload, "reply": payload, "created_at": payload, "learn": True},
-        messages=[message(text=payload, role=payload, created_at=payload), bot],
-        decisions=[decision(id=payload, version=payload, legal=[{"act": payload}, {"act": payload}], logprobs=[-0.1, -2.4])],
-        signals=[signal(decision_id=payload, kind=payload, label=f"{payload}|b", comment=payload, author=payload), signal(decision_id="", kind=payload, value=payload)],
-        rewards=[{"decision_id": payload, "value": 0.5, "revision": payload, "scope": payload, "rules_hash": payload,
-                  "terms": [{"rule": payload, "value": payload, "signal_seq": payload}]}],
-    )  # fmt: skip
-
-
 def shown(payload: str) -> str:
     """Everything the pages render about the payload."""
     answers = operator_answers()
@@ -130,10 +115,7 @@ def shown(payload: str) -> str:
         "status": {"state": payload, "note": payload},
         "updates": [{"seq": 1, "outcome": payload, "version": payload, "metrics": {payload: 1.0}}],
     }
-    parts = [render_transcript(poisoned(payload)), markup.problem(payload), markup.empty(payload)]
-    parts += [
-        render_list([row(id=payload, last_text=payload, status=payload, versions=[payload], num_messages=payload)])
-    ]
+    parts = [markup.problem(payload), markup.empty(payload)]
     parts += [
         metrics.render_cards(versions, learner),
         metrics.render_versions(versions, answers["learner"]),
@@ -178,33 +160,6 @@ def test_the_first_frame_of_the_chat_page_is_inert_and_says_ai() -> None:
     assert found.text == "I am an <b>AI</b>.Ask for a person."
 
 
-def test_a_step_shows_act_alternatives_and_the_rules_behind_the_reward() -> None:
-    """The sample: 82 % for the chosen act; 1.00 - 0.20 = 0.80."""
-    text = Reader(render_transcript(transcript())).text
-    for expected in ("answer:card_arrival", "chosen with 82 %", "answer:card_delivery_estimate", "13 %", "v000004", "thumb up",
-                     "Exactly what I needed", "reward +0.80", "thumb_up", "+1.00", "cap_thumbs", "-0.20", "no reward"):  # fmt: skip
-        assert expected in text
-
-
-def test_alternatives_are_ordered_by_propensity_and_capped() -> None:
-    """Thirty legal acts: the twelve likeliest, then how many are left."""
-    legal = [{"act": f"answer:a{i:02d}"} for i in range(30)]
-    shares = [(i + 1) / 465 for i in range(30)]
-    made = transcript(
-        decisions=[decision(legal=legal, logprobs=[math.log(share) for share in shares], chosen=0, mode=29)]
-    )
-    text = Reader(render_transcript(made)).text
-    assert text.index("answer:a29") < text.index("answer:a28") < text.index("answer:a18")
-    assert "answer:a17" not in text
-    assert "and 18 more" in text
-
-
-def test_a_transcript_without_the_operators_parts_is_readable() -> None:
-    """An empty conversation, and one whose decisions have not arrived."""
-    assert "Conversation" in Reader(render_transcript({"conversation": {"id": "c1"}, "messages": []})).text
-    assert "it not come" not in Reader(render_transcript(transcript(decisions=[], signals=[], rewards=[]))).text
-
-
 @pytest.mark.parametrize("value", [None, "", "x", True, math.nan, math.inf, [], {}])
 def test_what_is_not_a_number_is_a_dash(value: object) -> None:
     """In numbers, shares and times alike."""
@@ -219,8 +174,3 @@ def test_numbers_shares_and_times_read_as_people_write_them() -> None:
         "-0.25",
     )
     assert (markup.percent(0.753), markup.when(1_780_000_000)) == ("75 %", "28 May 2026, 20:26 UTC")
-
-
-def test_the_list_says_when_nothing_matches() -> None:
-    """Rather than an empty frame."""
-    assert "No conversation matches." in render_list([])

@@ -1,0 +1,44 @@
+"""Which operators look at which conversation, and who hears of changes. In memory: it ends with the server."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from bot.listener import Listener
+
+
+class Presence:
+    """Open operator pages. One event loop."""
+
+    def __init__(self) -> None:
+        self.pages: dict[Listener, str] = {}
+        """Page -> account name."""
+        self._looks_at: dict[Listener, str] = {}
+
+    def enter(self, page: Listener, name: str) -> None:
+        """A page was opened."""
+        self.pages[page] = name
+
+    def leave(self, page: Listener) -> str:
+        """It was closed; the conversation it looked at, or empty."""
+        self.pages.pop(page, None)
+        return self._looks_at.pop(page, "")
+
+    def look(self, page: Listener, conversation_id: str) -> str:
+        """It shows another conversation now (empty: none); the one before."""
+        before = self._looks_at.pop(page, "")
+        if conversation_id:
+            self._looks_at[page] = conversation_id
+        return before
+
+    def viewers(self, conversation_id: str, *, but: str = "") -> list[str]:
+        """Names of those who look at a conversation, each once."""
+        names = {self.pages[page] for page, shown in self._looks_at.items() if shown == conversation_id}
+        return sorted(names - {but})
+
+    def by_conversation(self) -> dict[str, list[str]]:
+        """Conversation -> viewers."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for page, shown in self._looks_at.items():
+            found[shown].add(self.pages[page])
+        return {conversation_id: sorted(names) for conversation_id, names in found.items()}

@@ -1,0 +1,228 @@
+"""What an operator does with one conversation: claim, put off, mark, take over, speak, hand back, close.
+
+Every action is in the audit log, by the store, in the same transaction. Who may speak is decided there too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from bot.conversation import Message, digest
+from bot.feedback.desk import Doing
+from bot.routes.access import DeskDep, ServiceDep
+from bot.routes.inbox import InboxLine
+from bot.routes.parts import Service
+from bot.wire import Id, Key, MessageOut
+
+router = APIRouter(tags=["desk"])
+
+Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00]*\S[^\x00]*$")]
+JOINED = "{name} from customer service has joined. You are now talking with a person."
+HANDED_BACK = "{name} has left. You are talking with the AI assistant again."
+RESOLVED = "{name} has closed this conversation. Write again whenever you need us."
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Marks(_Asked):
+    """What to change; what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"claimed": True}, {"add_tag": "refund"}]})
+
+    claimed: bool | None = None
+    """true: yours, false: nobody's."""
+    force: bool = False
+    """Claim it although it is somebody else's."""
+    flagged: bool | None = None
+    snoozed_until: Annotated[float, Field(ge=0, le=1e11)] | None = None
+    """Epoch s; 0: back at once."""
+    add_tag: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    remove_tag: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+
+
+class TakeOver(_Asked):
+    """`force`: although somebody else has it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
+
+    force: bool = False
+
+
+class NewNote(_Asked):
+    """A private note."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Called the courier: it is on its way."}]})
+
+    text: Text
+
+
+class Draft(_Asked):
+    """What the bot had suggested, before the operator's hand."""
+
+    act: Annotated[str, Field(max_length=200)]
+    text: Annotated[str, Field(max_length=8000)]
+
+
+class Say(_Asked):
+    """An operator's message. `teach`: let the bot answer so when the same is asked again (never for an unedited draft)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "k1", "text": "It left our depot this morning.", "teach": False}]}
+    )
+
+    key: Key
+    text: Text
+    draft: Draft | None = None
+    teach: bool = False
+
+
+class Said(BaseModel):
+    """The message as stored, and the case that was made of it, if one was."""
+
+    message: MessageOut
+    case_id: str | None
+
+
+class SuggestionOut(BaseModel):
+    """A draft by the bot."""
+
+    act: str
+    text: str
+    probability: float
+
+
+class NoteOut(BaseModel):
+    """A private note."""
+
+    seq: int
+    at: float
+    author: str
+    text: str
+
+
+@router.patch("/v1/conversations/{conversation_id}")
+async def mark(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Marks) -> InboxLine:
+    """Claim or release, flag, snooze, tag."""
+    return await asyncio.to_thread(_mark, service, doing, conversation_id, body)
+
+
+def _mark(service: Service, doing: Doing, conversation_id: str, body: Marks) -> InboxLine:
+    desk = service.parts.store.desk
+    if body.claimed:
+        desk.claim(doing, conversation_id, force=body.force)
+    elif body.claimed is False:
+        desk.release(doing, conversation_id)
+    if body.flagged is not None:
+        desk.flag(doing, conversation_id, flagged=body.flagged)
+    if body.snoozed_until is not None:
+        desk.snooze(doing, conversation_id, body.snoozed_until)
+    for value, present in ((body.add_tag, True), (body.remove_tag, False)):
+        if value is not None:
+            desk.tag(doing, conversation_id, value.strip(), present=present)
+    return InboxLine.of(desk.line(conversation_id, doing.at), service.presence.viewers(conversation_id, but=doing.name))
+
+
+@router.post("/v1/conversations/{conversation_id}/notes", status_code=201)
+async def add_note(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: NewNote) -> NoteOut:
+    """Write a note that only the staff sees."""
+    note = await asyncio.to_thread(service.parts.store.desk.add_note, doing, conversation_id, body.text)
+    return NoteOut(seq=note.seq, at=note.at, author=note.author, text=note.text)
+
+
+# --- who speaks -------------------------------------------------------------------------------------------------------
+@router.post("/v1/conversations/{conversation_id}/takeover")
+async def take_over(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: TakeOver) -> InboxLine:
+    """From now on the operator speaks and the bot is silent; the customer is told."""
+    desk = service.parts.store.desk
+
+    def change() -> None:
+        if desk.take_over(doing, conversation_id, force=body.force):
+            _announce(service, doing, conversation_id, JOINED)
+
+    await service.hub.change_speaker(conversation_id, change)
+    return await asyncio.to_thread(_line, service, doing, conversation_id)
+
+
+@router.post("/v1/conversations/{conversation_id}/handback")
+async def hand_back(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxLine:
+    """The bot answers again, knowing what was said meanwhile; the customer is told."""
+    return await _end(service, doing, conversation_id, "bot", HANDED_BACK)
+
+
+@router.post("/v1/conversations/{conversation_id}/resolve")
+async def resolve(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxLine:
+    """Close it; it opens again when its person writes."""
+    return await _end(service, doing, conversation_id, "resolved", RESOLVED)
+
+
+async def _end(service: Service, doing: Doing, conversation_id: str, status: str, words: str) -> InboxLine:
+    desk, store = service.parts.store.desk, service.parts.store
+
+    def change() -> None:
+        spoke = store.conversation(conversation_id).status == "person"
+        if desk.end_turn(doing, conversation_id, status) and spoke:
+            _announce(service, doing, conversation_id, words)
+
+    await service.hub.change_speaker(conversation_id, change)
+    return await asyncio.to_thread(_line, service, doing, conversation_id)
+
+
+def _line(service: Service, doing: Doing, conversation_id: str) -> InboxLine:
+    row = service.parts.store.desk.line(conversation_id, doing.at)
+    return InboxLine.of(row, service.presence.viewers(conversation_id, but=doing.name))
+
+
+def _announce(service: Service, doing: Doing, conversation_id: str, words: str) -> None:
+    """An event of its own in the transcript: whoever reads it later, the bot too, sees where the human stretch ended."""
+    text = words.format(name=doing.name)
+    message = Message(service.parts.ids.message(), conversation_id, 0, "system", text, doing.at)
+    service.parts.store.add_reply(message, None)
+
+
+@router.post("/v1/conversations/{conversation_id}/say")
+async def say(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Say) -> Said:
+    """Speak to the customer; only for whoever has taken over. The same key is the same message."""
+    parts, text = service.parts, body.text.strip()
+    message = Message(
+        id=f"m_{digest(doing.actor, conversation_id, body.key)}",
+        conversation_id=conversation_id,
+        seq=0,
+        role="operator",
+        text=text,
+        created_at=doing.at,
+        author=doing.actor,
+    )
+    stored = await asyncio.to_thread(parts.store.add_reply, message, None)
+    room = service.hub.rooms.get(conversation_id)
+    if room is not None:
+        await room.publish()
+    case_id = await _taught(service, doing, stored, body) if body.teach else None
+    return Said(message=MessageOut.of(stored, parts.domain), case_id=case_id)
+
+
+async def _taught(service: Service, doing: Doing, said: Message, body: Say) -> str | None:
+    """The case made of a reply; None for a draft that nobody edited, which would teach the bot only itself."""
+    draft = body.draft.text if body.draft else ""
+    if " ".join(draft.split()) == " ".join(said.text.split()):
+        return None
+    store = service.parts.store
+    messages = await asyncio.to_thread(store.messages, said.conversation_id)
+    asked = [line.text for line in messages if line.role == "user" and line.seq < said.seq]
+    if not asked:
+        return None
+    conversation = await asyncio.to_thread(store.conversation, said.conversation_id)
+    case = await service.parts.teacher.teach_words(doing, conversation, asked[-1], said.text, draft)
+    return case.id
+
+
+@router.post("/v1/conversations/{conversation_id}/suggest")
+async def suggest(service: ServiceDep, _: DeskDep, conversation_id: Id) -> SuggestionOut:
+    """What the bot would say now; nothing is stored or sent."""
+    found = await service.parts.teacher.suggest(conversation_id)
+    return SuggestionOut(act=found.act, text=found.text, probability=found.probability)

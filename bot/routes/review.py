@@ -1,0 +1,295 @@
+"""Judging the bot's replies: corrections and the cases they become, ratings, article drafts, why, and pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from bot.conversation import Signal, SignalKind
+from bot.feedback.desk_records import Draft
+from bot.routes.access import DeskDep, OperatorDep, ServiceDep
+from bot.routes.bodies import StoredSignal
+from bot.wire import Comment, Id, Key
+from bot.wire_errors import BadFrame
+
+router = APIRouter(tags=["review"])
+
+VersionName = Annotated[str, Field(pattern=r"^v\d{6}$", examples=["v000007"])]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Correction(_Asked):
+    """What would have been right: an act of the domain's, or words."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"message_id": "m_1", "act": "answer:card_arrival"},
+                {"message_id": "m_1", "text": "Within five days."},
+            ]
+        }
+    )
+
+    message_id: Id
+    act: Annotated[str, Field(max_length=200)] = ""
+    text: Annotated[str, Field(max_length=4000)] = ""
+
+
+class CaseOut(BaseModel):
+    """A trusted correction. `question` is when it speaks; `draft` what the bot had said; `num_uses` replies it stood behind."""
+
+    id: str
+    at: float
+    author: str
+    question: str
+    act: str
+    text: str
+    draft: str
+    draft_act: str
+    conversation_id: str
+    decision_id: str
+    lesson_id: str
+    removed_at: float
+    removed_by: str
+    num_uses: int
+
+
+class Rating(_Asked):
+    """An operator's judgement of a reply, -1 (bad) to 1 (good)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "r1", "message_id": "m_1", "value": 1.0}]})
+
+    key: Key
+    message_id: Id
+    value: Annotated[float, Field(ge=-1, le=1)]
+    comment: Comment = ""
+
+
+class NewDraft(_Asked):
+    """The right article is missing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"message_id": "m_1", "title": "Parcel lockers", "answer": "You can ..."}]}
+    )
+
+    message_id: Id
+    title: Annotated[str, Field(min_length=1, max_length=120)]
+    answer: Annotated[str, Field(max_length=8000)] = ""
+
+
+class DraftChange(_Asked):
+    """What to change; what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"state": "dropped"}]})
+
+    title: Annotated[str, Field(min_length=1, max_length=120)] | None = None
+    question: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    answer: Annotated[str, Field(max_length=8000)] | None = None
+    state: Literal["draft", "published", "dropped"] | None = None
+
+
+class DraftOut(BaseModel):
+    """An article that somebody missed."""
+
+    id: str
+    at: float
+    author: str
+    title: str
+    question: str
+    answer: str
+    conversation_id: str
+    decision_id: str
+    state: str
+
+
+class ActShareOut(BaseModel):
+    """How probable an act was to a fresh install, after the case that spoke, and as served."""
+
+    act: str
+    retriever: float
+    with_case: float
+    served: float
+
+
+class WhyOut(BaseModel):
+    """What moved a choice: `retriever`, `case`, `weights`, or `chance` (it was not the most probable act)."""
+
+    moved_by: str
+    case: dict[str, Any] | None
+    acts: list[ActShareOut]
+
+
+class PairOut(BaseModel):
+    """Two answers to a question, without a word on whose they are."""
+
+    id: str
+    question: str
+    left: str
+    right: str
+
+
+class PairAnswer(BaseModel):
+    """The next pair to judge; null: these versions answer the newest questions alike."""
+
+    pair: PairOut | None
+
+
+class Verdict(_Asked):
+    """Which answer is better."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"verdict": "left"}]})
+
+    verdict: Literal["left", "right", "both", "neither"]
+
+
+class Judged(BaseModel):
+    """Whose the answers were."""
+
+    left_version: str
+    right_version: str
+
+
+class Tally(BaseModel):
+    """How often which of two versions was better, `a` the older one."""
+
+    a: str
+    b: str
+    a_wins: int
+    b_wins: int
+    both: int
+    neither: int
+
+
+# --- corrections ------------------------------------------------------------------------------------------------------
+@router.get("/v1/acts")
+async def read_acts(service: ServiceDep, _: OperatorDep) -> dict[str, str]:
+    """What an operator may call right: act -> what people read."""
+    return service.parts.teacher.acts()
+
+
+@router.post("/v1/corrections", status_code=201)
+async def correct(service: ServiceDep, doing: DeskDep, body: Correction) -> CaseOut:
+    """Correct a reply: from the next question on, the same one is answered so. The bot's own words are no correction."""
+    case = await service.parts.teacher.correct(doing, body.message_id, body.act, body.text)
+    service.metrics.signals.labels(SignalKind.CORRECTION.value).inc()
+    return CaseOut(**asdict(case))
+
+
+@router.get("/v1/cases")
+async def read_cases(
+    service: ServiceDep, _: OperatorDep, conversation_id: str = "", in_force: bool = False
+) -> list[CaseOut]:
+    """Cases, newest first, with where they come from and how often they spoke."""
+    found = await asyncio.to_thread(service.parts.store.desk.cases, conversation_id, in_force=in_force, limit=1000)
+    return [CaseOut(**asdict(case)) for case in found]
+
+
+@router.delete("/v1/cases/{case_id}")
+async def remove_case(service: ServiceDep, doing: DeskDep, case_id: Id) -> CaseOut:
+    """Let it speak no more."""
+    return CaseOut(**asdict(await service.parts.teacher.forget(doing, case_id)))
+
+
+@router.post("/v1/ratings")
+async def rate(service: ServiceDep, doing: DeskDep, body: Rating) -> StoredSignal:
+    """Rate a reply, apart from what its person said. The same key twice is one rating, with another body a conflict."""
+    store = service.parts.store
+    message = await asyncio.to_thread(store.message, body.message_id)
+    if not message.decision_id:
+        raise BadFrame("message_id: expected a reply that the bot chose, got another message")
+    signal = Signal(
+        key=body.key,
+        conversation_id=message.conversation_id,
+        kind=SignalKind.RATING,
+        value=body.value,
+        author=doing.actor,
+        created_at=doing.at,
+        decision_id=message.decision_id,
+        source="operator",
+        comment=body.comment,
+    )
+    stored = await asyncio.to_thread(store.add_signal, signal)
+    await asyncio.to_thread(store.desk.note, doing, "rate", message.decision_id, {}, {"value": body.value})
+    return StoredSignal(seq=stored.seq)
+
+
+@router.get("/v1/decisions/{decision_id}/why")
+async def why(service: ServiceDep, _: OperatorDep, decision_id: Id) -> WhyOut:
+    """What moved this choice away from what a fresh install would have done."""
+    found = await service.parts.teacher.why(decision_id)
+    acts = [ActShareOut(**asdict(share)) for share in found.acts]
+    return WhyOut(moved_by=found.moved_by, case=asdict(found.case) if found.case else None, acts=acts)
+
+
+# --- articles that are missing ----------------------------------------------------------------------------------------
+@router.post("/v1/drafts", status_code=201)
+async def add_draft(service: ServiceDep, doing: DeskDep, body: NewDraft) -> DraftOut:
+    """Note that an article is missing, with the question that missed it."""
+    store = service.parts.store
+    message = await asyncio.to_thread(store.message, body.message_id)
+    messages = await asyncio.to_thread(store.messages, message.conversation_id)
+    asked = [line.text for line in messages if line.role == "user" and line.seq <= message.seq]
+    draft = Draft(
+        id=f"draft_{secrets.token_hex(6)}",
+        at=doing.at,
+        author=doing.actor,
+        title=body.title,
+        question=asked[-1] if asked else "",
+        answer=body.answer,
+        conversation_id=message.conversation_id,
+        decision_id=message.decision_id,
+    )
+    await asyncio.to_thread(store.desk.add_draft, doing, draft)
+    return DraftOut(**asdict(draft))
+
+
+@router.get("/v1/drafts")
+async def read_drafts(
+    service: ServiceDep, _: OperatorDep, state: Literal["draft", "published", "dropped"] = "draft"
+) -> list[DraftOut]:
+    """Articles to be written, newest first."""
+    return [DraftOut(**asdict(draft)) for draft in await asyncio.to_thread(service.parts.store.desk.drafts, state)]
+
+
+@router.patch("/v1/drafts/{draft_id}")
+async def change_draft(service: ServiceDep, doing: DeskDep, draft_id: Id, body: DraftChange) -> DraftOut:
+    """Write on, or say that it is published or dropped."""
+    changes = body.model_dump(exclude_none=True)
+    return DraftOut(**asdict(await asyncio.to_thread(service.parts.store.desk.set_draft, doing, draft_id, changes)))
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+@router.get("/v1/pairs/next")
+async def next_pair(
+    service: ServiceDep, doing: DeskDep, left: Annotated[VersionName, Query()], right: Annotated[VersionName, Query()]
+) -> PairAnswer:
+    """A question that these two versions answer differently, in an order drawn by lot."""
+    if left == right:
+        raise BadFrame(f"left, right: expected two versions, got {left} twice")
+    teacher = service.parts.teacher
+    pair = await teacher.next_pair(left, right, doing.at)
+    if pair is None:
+        return PairAnswer(pair=None)
+    question, left_text, right_text = await asyncio.to_thread(teacher.pair_texts, pair)
+    return PairAnswer(pair=PairOut(id=pair.id, question=question, left=left_text, right=right_text))
+
+
+@router.post("/v1/pairs/{pair_id}")
+async def judge(service: ServiceDep, doing: DeskDep, pair_id: Id, body: Verdict) -> Judged:
+    """Say which is better; only then whose they were is told."""
+    pair = await asyncio.to_thread(service.parts.store.desk.judge_pair, doing, pair_id, body.verdict)
+    return Judged(left_version=pair.left_version, right_version=pair.right_version)
+
+
+@router.get("/v1/pairs")
+async def read_verdicts(service: ServiceDep, _: OperatorDep) -> list[Tally]:
+    """Verdicts by pair of versions."""
+    return [Tally(**row) for row in await asyncio.to_thread(service.parts.store.desk.verdicts)]

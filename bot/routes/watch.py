@@ -1,0 +1,118 @@
+"""`/ws/operator`: an operator's open page hears which conversations changed and who looks at which.
+
+Changes are found by asking the store for what is past the last revision seen (`Desk.changed_since`): whatever wrote them,
+this process or the learner's, is heard. Nobody is asked while no page is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from bot.errors import StoreError
+from bot.listener import Listener
+from bot.routes.access import service_of, signed_in
+from bot.routes.failures import answer_of
+from bot.routes.parts import Service
+from bot.wire_errors import Unauthenticated
+
+router = APIRouter()
+
+CHANGES_POLL_S = 0.3
+"""How soon operators see a change."""
+
+
+class Look(BaseModel):
+    """From the page: which conversation it shows; null: none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: Literal["look"]
+    conversation_id: Annotated[str, Field(max_length=64)] | None
+
+
+class ChangedOut(BaseModel):
+    """Conversations that changed."""
+
+    type: Literal["changed"] = "changed"
+    conversations: list[str]
+
+
+class ViewersOut(BaseModel):
+    """Who looks at what: conversation -> names."""
+
+    type: Literal["viewers"] = "viewers"
+    viewers: dict[str, list[str]]
+
+
+@router.websocket("/ws/operator")
+async def watch(websocket: WebSocket) -> None:
+    """One open page, until it is closed."""
+    service = service_of(websocket)
+    member = signed_in(websocket, service)
+    if member is None:
+        refusal = Unauthenticated("expected an operator who signed in, on this server's own page")
+        await websocket.send_denial_response(answer_of(refusal))
+        return
+    await websocket.accept()
+    page = Listener()
+    service.presence.enter(page, member.name)
+    _tell_viewers(service)
+    tasks = {asyncio.create_task(work) for work in (_read(websocket, service, page), _write(websocket, page))}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        service.presence.leave(page)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        _tell_viewers(service)
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await websocket.close(page.close_code)
+
+
+async def _read(websocket: WebSocket, service: Service, page: Listener) -> None:
+    with contextlib.suppress(WebSocketDisconnect, ValidationError):
+        while True:
+            frame = Look.model_validate_json(await websocket.receive_text())
+            service.presence.look(page, frame.conversation_id or "")
+            _tell_viewers(service)
+
+
+async def _write(websocket: WebSocket, page: Listener) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        async for text in page.frames():
+            await websocket.send_text(text)
+
+
+def _tell_viewers(service: Service) -> None:
+    _tell(service, ViewersOut(viewers=service.presence.by_conversation()))
+
+
+def _tell(service: Service, frame: ChangedOut | ViewersOut) -> None:
+    text = frame.model_dump_json()
+    for page in service.presence.pages:
+        page.send_text(text)
+
+
+async def tell_changes(service: Service) -> None:
+    """Runs as long as the server."""
+    desk, seen = service.parts.store.desk, -1
+    while True:
+        try:
+            if not service.presence.pages:
+                seen = -1
+            elif seen < 0:
+                seen = await asyncio.to_thread(desk.last_revision)
+            else:
+                changed, seen = await asyncio.to_thread(desk.changed_since, seen)
+                if changed:
+                    _tell(service, ChangedOut(conversations=changed))
+        except StoreError:
+            seen = -1
+        await asyncio.sleep(CHANGES_POLL_S)

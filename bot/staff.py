@@ -1,0 +1,126 @@
+"""The staff: local accounts with a role, who is behind a session, and what a role may do.
+
+Accounts are few and asked for at every request, so they are kept in memory; the store holds them, and one process serves
+a home. Passwords are kept as argon2id hashes (RFC 9106, the library's default cost).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from bot.errors import NotFound
+from bot.feedback.desk import Desk, Doing
+from bot.feedback.desk_records import ROLES, Account
+from bot.identity import KEY_HOLDER
+from bot.wire_errors import BadFrame, Unauthenticated
+
+MIN_PASSWORD_CHARS = 10
+MAX_PASSWORD_CHARS = 256
+_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+
+ANYBODY = frozenset(ROLES)
+"""Reads transcripts and everything about learning."""
+SERVICE = frozenset({"operator", "admin"})
+"""Speaks to customers, corrects, claims."""
+DEVELOPMENT = frozenset({"developer", "admin"})
+"""Changes what serves: versions, rules, articles."""
+ADMIN = frozenset({"admin"})
+"""Accounts and the audit log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Somebody of the staff."""
+
+    name: str
+    role: str
+
+    @property
+    def author(self) -> str:
+        """How rows name them."""
+        return f"operator:{self.name}"
+
+
+class Staff:
+    """Who may sign in. `hasher` is for tests, which have no second to spend on each password."""
+
+    def __init__(self, desk: Desk, hasher: PasswordHasher | None = None) -> None:
+        self._desk = desk
+        self._hasher = hasher or PasswordHasher()
+        self._accounts = {account.name: account for account in desk.accounts()}
+        self._nobodys_hash = ""
+
+    def member(self, name: str, epoch: int) -> Member | None:
+        """Who is behind a session; None when the account changed since, or is gone."""
+        if name == KEY_HOLDER:
+            return Member(KEY_HOLDER, "admin")
+        account = self._accounts.get(name)
+        if account is None or account.disabled or account.session_epoch != epoch:
+            return None
+        return Member(account.name, account.role)
+
+    def accounts(self) -> list[Account]:
+        """By name."""
+        return sorted(self._accounts.values(), key=lambda account: account.name)
+
+    def sign_in(self, name: str, password: str) -> Account:
+        """The account of this name and password; slow on purpose. Raises Unauthenticated, in the same words and time
+        whether the name or the password is wrong."""
+        account = self._accounts.get(name)
+        usable = account is not None and not account.disabled
+        expected = account.password_hash if account and usable else self._decoy()
+        if not self._holds(expected, password) or account is None or not usable:
+            raise Unauthenticated("name and password: expected those of an account, got others")
+        return account
+
+    def add(self, doing: Doing, name: str, role: str, password: str) -> Account:
+        """A new account. Raises BadFrame, ConflictError."""
+        if not _NAME.fullmatch(name) or name == KEY_HOLDER:
+            raise BadFrame(f"name: expected 1 to 64 of a-z, 0-9 and ._@- (not {KEY_HOLDER}), got {name[:64]!r}")
+        account = Account(name, role, self._hashed(password), doing.at)
+        self._desk.add_account(doing, account)
+        self._accounts[name] = account
+        return account
+
+    def change(
+        self,
+        doing: Doing,
+        name: str,
+        *,
+        role: str | None = None,
+        password: str | None = None,
+        disabled: bool | None = None,
+    ) -> Account:
+        """Change what is given; the account must sign in again. Raises NotFound, BadFrame."""
+        if name not in self._accounts:
+            raise NotFound(f"no account {name[:64]!r}")
+        given = {
+            "role": role,
+            "disabled": disabled,
+            "password_hash": None if password is None else self._hashed(password),
+        }
+        changes = {key: value for key, value in given.items() if value is not None}
+        self._accounts[name] = self._desk.change_account(doing, name, changes)
+        return self._accounts[name]
+
+    def _hashed(self, password: str) -> str:
+        if not MIN_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
+            raise BadFrame(
+                f"password: expected {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters, got {len(password)}"
+            )
+        return self._hasher.hash(password)
+
+    def _decoy(self) -> str:
+        """A hash that no password fits: a name nobody has costs as long as a wrong password."""
+        self._nobodys_hash = self._nobodys_hash or self._hasher.hash("nobody's password")
+        return self._nobodys_hash
+
+    def _holds(self, expected: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(expected, password)
+        except (VerificationError, InvalidHashError):
+            return False

@@ -1,0 +1,393 @@
+// The operator page: inbox, transcript, take-over. Knows what is shown and what the keys do; parts draw and report.
+
+import { el, newId } from "./dom.js";
+import { call, conversationPath, Live, query, read } from "./operator_api.js";
+import { List } from "./operator_list.js";
+import { ask, button, code, faint, field, percent, pill, select, show, statePill, table } from "./operator_parts.js";
+import { reviewPairs } from "./operator_pairs.js";
+import { drawSide, TranscriptView } from "./operator_transcript.js";
+
+const PAGE = 50;
+const SETTLE_MS = 200;
+const SNOOZE_S = 3600;
+const KEYS = [
+  ["j / k", "next, previous conversation"], ["Enter", "to the transcript"], ["/", "search"], ["a", "claim, or give back"],
+  ["t", "take over"], ["r", "write to the customer"], ["h", "hand back to the bot"], ["e", "resolve"],
+  ["z", "snooze for an hour, or wake"], ["f", "flag, or unflag"], ["#", "tag"], ["n", "note"], ["c", "correct the last reply"],
+  ["o", "open or close the last reply's details"], ["p", "compare two versions"], ["?", "this sheet"],
+];
+
+class Desk {
+  constructor(root) {
+    this.rows = [];
+    this.next = null;
+    this.openId = null;
+    this.draftOf = null;
+    this.list = new List({ filter: () => this.#reload(), open: (id) => this.#open(id), more: () => this.#more(), save: (name, filter) => this.#save(name, filter) });
+    this.transcript = new TranscriptView({
+      why: (id) => read(`v1/decisions/${encodeURIComponent(id)}/why`).catch(() => null),
+      correct: (message) => this.#correct(message),
+      rate: (message, value) => this.#do(() => call("POST", "v1/ratings", { key: newId(), message_id: message.id, value }), value > 0 ? "Rated good." : "Rated bad."),
+      draft: (message) => this.#missing(message),
+      forget: (id) => this.#do(() => call("DELETE", `v1/cases/${id}`), "The correction is taken back: it speaks no more."),
+      article: (id) => this.#article(id),
+    });
+    this.head = el("header", { class: "od-head" });
+    this.composer = el("footer", { class: "od-composer" });
+    this.side = el("aside", { class: "od-side", aria: { label: "About this conversation" } });
+    this.toast = el("div", { class: "od-toast", role: "status", hidden: true });
+    this.lamp = el("span", { class: "od-lamp", role: "status" });
+    this.who = el("span", { class: "od-me" });
+    this.main = el("section", { class: "od-middle", aria: { label: "Conversation" } }, this.head, this.transcript.node, this.composer);
+    this.body = el("div", { class: "od-body" }, this.list.node, this.main, this.side);
+    root.replaceChildren(this.#bar(), this.body, this.toast);
+    document.addEventListener("keydown", (event) => this.#onKey(event));
+    this.#begin();
+  }
+
+  #bar() {
+    const link = (label, href, here) => {
+      const node = el("a", { href }, label);
+      if (here) node.setAttribute("aria-current", "page");
+      return node;
+    };
+    this.studio = link("Studio", "../studio/");
+    const out = async () => {
+      await call("DELETE", "v1/session");
+      location.assign("../login");
+    };
+    return el("nav", { class: "od-top", aria: { label: "Pages" } }, el("span", { class: "od-brand" }, "Rejoinder"), link("Conversations", "./", true), this.studio, link("Chat", "../"), el("span", { class: "od-spring" }), this.lamp, this.who, button("Compare", () => this.#pairs(), { tone: "quiet", keys: "p" }), button("Keys", () => this.#sheet(), { tone: "quiet", keys: "?" }), button("Sign out", out, { tone: "quiet" }));
+  }
+
+  async #begin() {
+    try {
+      this.me = await read("v1/me");
+      this.canAct = this.me.role !== "developer";
+      this.studio.hidden = this.me.role === "operator";
+      this.who.textContent = `${this.me.name} · ${this.me.role}`;
+      await this.#reload();
+      await this.#facets();
+    } catch (error) {
+      this.#tell(error.message, true);
+    }
+    this.live = new Live({ changed: (ids) => this.#changed(ids), viewers: (byId) => this.#viewers(byId), state: (on) => this.#lamp(on) });
+  }
+
+  async #facets() {
+    const [facets, saved] = await Promise.all([read("v1/inbox/facets"), read("v1/filters")]);
+    this.list.setFacets(facets, saved);
+  }
+
+  async #save(name, filter) {
+    const { q, view, assignee, order, thumb, csat, outcome, flagged, language, version, act, article, tag, since, until } = filter;
+    await this.#do(() => call("PUT", `v1/filters/${encodeURIComponent(name)}`, { q, view, assignee, order, thumb, csat, outcome, flagged, language, version, act, article, tag, since, until }), `Filter "${name}" is saved.`);
+    await this.#facets();
+  }
+
+  // --- the list -----------------------------------------------------------------------------------------------------
+  async #reload() {
+    const asked = (this.asked = (this.asked ?? 0) + 1);
+    const limit = Math.min(Math.max(this.rows.length, PAGE), 200);
+    try {
+      const answer = await read(`v1/inbox?${query({ ...this.list.filter, limit })}`);
+      if (asked !== this.asked) return;
+      this.answer = answer;
+      this.rows = answer.conversations;
+      this.list.draw(this.rows, answer, this.openId);
+    } catch (error) {
+      this.#tell(error.message, true);
+    }
+  }
+
+  async #more() {
+    const answer = await read(`v1/inbox?${query({ ...this.list.filter, limit: PAGE, cursor: this.answer.next })}`);
+    const known = new Set(this.rows.map((row) => row.id));
+    this.answer = answer;
+    this.rows = [...this.rows, ...answer.conversations.filter((row) => !known.has(row.id))];
+    this.list.draw(this.rows, answer, this.openId);
+  }
+
+  #changed(ids) {
+    clearTimeout(this.settling);
+    this.stale = this.stale || ids.includes(this.openId);
+    this.settling = setTimeout(() => {
+      this.#reload();
+      if (this.stale) this.#refresh();
+      this.stale = false;
+    }, SETTLE_MS);
+  }
+
+  #viewers(byId) {
+    this.watchers = byId;
+    for (const row of this.rows) row.viewers = (byId[row.id] ?? []).filter((name) => name !== this.me.name);
+    this.list.draw(this.rows, this.answer, this.openId);
+    this.#drawHead();
+  }
+
+  // --- one conversation -----------------------------------------------------------------------------------------------
+  async #open(id) {
+    if (!id) return;
+    this.openId = id;
+    this.shown = null;
+    this.draftOf = null;
+    this.body.classList.add("reading");
+    this.list.mark(id);
+    this.live?.look(id);
+    await this.#refresh();
+  }
+
+  #close() {
+    this.openId = null;
+    this.shown = null;
+    this.body.classList.remove("reading");
+    this.list.mark(null);
+    this.live?.look(null);
+    this.transcript.clear();
+    this.head.replaceChildren();
+    this.composer.replaceChildren();
+    this.side.replaceChildren();
+    this.composerFor = null;
+  }
+
+  async #refresh() {
+    const id = this.openId;
+    if (!id) return;
+    try {
+      const answer = await read(conversationPath(id));
+      if (id !== this.openId) return;
+      this.shown = answer;
+      this.transcript.draw(answer, this.canAct);
+      this.#drawHead();
+      this.#drawComposer();
+      drawSide(this.side, answer, { tag: () => this.#tag(), untag: (tag) => this.#mark({ remove_tag: tag }), note: () => this.#note() }, this.canAct);
+    } catch (error) {
+      this.#tell(error.message, true);
+    }
+  }
+
+  #drawHead() {
+    if (!this.shown) return;
+    const { desk } = this.shown;
+    const watchers = (this.watchers?.[this.openId] ?? []).filter((name) => name !== this.me.name);
+    const mine = desk.assignee === this.me.name;
+    const back = button("‹ List", () => this.#close(), { tone: "quiet od-back", aria: { label: "Back to the list" } });
+    const marks = [
+      button(mine ? "Give back" : "Claim", () => this.#claim(), { keys: "a" }),
+      button(desk.flagged ? "Unflag" : "Flag", () => this.#mark({ flagged: !desk.flagged }), { keys: "f" }),
+      button(desk.state === "snoozed" ? "Wake" : "Snooze 1 h", () => this.#snooze(), { keys: "z" }),
+      button("Resolve", () => this.#turn("resolve", "Resolved."), { keys: "e" }),
+    ];
+    const state = [statePill(desk.state), desk.assignee && pill(`@${desk.assignee}`, "accent"), watchers.length > 0 && pill(`${watchers.join(", ")} looking`, "eye")].filter(Boolean);
+    this.head.replaceChildren(back, el("div", { class: "od-state" }, ...state), el("span", { class: "od-spring" }), ...(this.canAct ? marks : []));
+  }
+
+  #drawComposer() {
+    const { desk } = this.shown;
+    const speaking = desk.state === "person" && desk.assignee === this.me.name;
+    const wanted = `${this.openId}:${desk.state}:${desk.assignee}`;
+    if (!this.canAct || wanted === this.composerFor) return;
+    this.composerFor = wanted;
+    if (!speaking) {
+      const words = desk.state === "person" ? `${desk.assignee} is speaking with the customer.` : "The assistant answers. Take over to speak yourself: it is silent until you hand back.";
+      this.composer.replaceChildren(faint(words), button(desk.state === "person" ? "Take over from them" : "Take over", () => this.#takeOver(), { tone: "primary", keys: "t" }));
+      return;
+    }
+    this.field = el("textarea", { class: "od-input", rows: 3, maxLength: 4000, placeholder: "Write to the customer. Ctrl+Enter sends.", aria: { label: "Your message" } });
+    this.field.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#send();
+      if (event.key === "Escape") this.field.blur();
+    });
+    this.teach = el("input", { type: "checkbox" });
+    const macros = select([["", "Macros"]], "", (name) => {
+      if (name) this.#fill(this.macros[name]);
+      macros.value = "";
+    });
+    macros.setAttribute("aria-label", "Macros");
+    this.#macros(macros);
+    const keep = button("Keep as macro", () => this.#keepMacro(macros), { tone: "small" });
+    this.composer.replaceChildren(
+      this.field,
+      el("div", { class: "od-tools" }, button("Send", () => this.#send(), { tone: "primary" }), button("Draft by the bot", () => this.#suggest()), macros, keep, el("label", { class: "od-check" }, this.teach, "Teach the bot this answer"), el("span", { class: "od-spring" }), button("Hand back to the bot", () => this.#turn("handback", "The assistant answers again."), { keys: "h" })),
+    );
+    this.field.focus();
+  }
+
+  async #macros(node) {
+    this.macros = await read("v1/macros").catch(() => ({}));
+    node.replaceChildren(el("option", { value: "" }, "Macros"), ...Object.keys(this.macros).map((name) => el("option", { value: name }, name)));
+  }
+
+  async #keepMacro(node) {
+    const text = this.field.value.trim();
+    if (!text) return this.#tell("Write the reply first, then keep it.", true);
+    const name = el("input", { class: "od-input", required: true, maxLength: 60 });
+    await ask("Keep this reply for everybody", [field("Name", name).node, el("blockquote", {}, text)], "Keep", () => call("PUT", `v1/macros/${encodeURIComponent(name.value.trim())}`, { text }));
+    this.#macros(node);
+  }
+
+  #fill(text) {
+    this.field.value = text;
+    this.field.focus();
+  }
+
+  async #suggest() {
+    try {
+      const found = await call("POST", conversationPath(this.openId, "/suggest"));
+      if (!found.text) return this.#tell(`The bot would do ${found.act}: it has no words for it.`);
+      this.draftOf = { act: found.act, text: found.text };
+      this.#fill(found.text);
+      this.#tell(`Draft: ${found.act}, ${percent(found.probability)}. Sent as it is, it teaches nothing; edited, it can.`);
+    } catch (error) {
+      this.#tell(error.message, true);
+    }
+  }
+
+  async #send() {
+    const text = this.field.value.trim();
+    if (!text) return;
+    this.sendKey ??= newId();
+    try {
+      const said = await call("POST", conversationPath(this.openId, "/say"), { key: this.sendKey, text, teach: this.teach.checked, draft: this.draftOf });
+      this.sendKey = null;
+      this.draftOf = null;
+      this.field.value = "";
+      this.#tell(said.case_id ? "Sent, and the bot knows it from now on." : this.teach.checked ? "Sent. The bot's own words, unedited, teach it nothing." : "Sent.");
+      this.teach.checked = false;
+      this.#refresh();
+    } catch (error) {
+      this.#tell(error.message, true);
+    }
+  }
+
+  // --- what one does with it --------------------------------------------------------------------------------------------
+  /** Do it, say so, and show what came of it. */
+  async #do(action, done) {
+    try {
+      await action();
+      if (done) this.#tell(done);
+      await Promise.all([this.#refresh(), this.#reload()]);
+      return true;
+    } catch (error) {
+      this.#tell(error.message, true);
+      return false;
+    }
+  }
+
+  #mark(changes, done = "") {
+    return this.#do(() => call("PATCH", conversationPath(this.openId), changes), done);
+  }
+
+  async #claim() {
+    const { assignee } = this.shown.desk;
+    if (assignee === this.me.name) return this.#mark({ claimed: false }, "Nobody's again.");
+    if (!assignee) return this.#mark({ claimed: true }, "Yours.");
+    return ask(`${assignee} has claimed this conversation`, [faint("Claim it only if you have agreed with them.")], "Claim it all the same", () => this.#mark({ claimed: true, force: true }));
+  }
+
+  #snooze() {
+    const asleep = this.shown.desk.state === "snoozed";
+    return this.#mark({ snoozed_until: asleep ? 0 : this.answer.now + SNOOZE_S }, asleep ? "Back in the inbox." : "Snoozed for an hour, or until the customer writes.");
+  }
+
+  async #takeOver() {
+    const { assignee, state } = this.shown.desk;
+    const theirs = assignee && assignee !== this.me.name;
+    const take = () => call("POST", conversationPath(this.openId, "/takeover"), { force: Boolean(theirs) });
+    if (!theirs) return this.#do(take, "You are speaking now; the customer was told.");
+    const words = state === "person" ? "They are speaking with the customer now." : "They have claimed it.";
+    if (await ask(`Take over from ${assignee}?`, [faint(words)], "Take over", take)) await this.#do(async () => {}, "You are speaking now.");
+  }
+
+  #turn(what, done) {
+    return this.#do(() => call("POST", conversationPath(this.openId, `/${what}`)), done);
+  }
+
+  async #tag() {
+    const input = el("input", { class: "od-input", required: true, maxLength: 40 });
+    if (await ask("Add a tag", [field("Tag", input).node], "Add", () => call("PATCH", conversationPath(this.openId), { add_tag: input.value.trim() }))) await this.#do(() => this.#facets());
+  }
+
+  async #note() {
+    const input = el("textarea", { class: "od-input", rows: 4, required: true, maxLength: 4000 });
+    if (await ask("Write a note", [field("Only the staff sees it", input).node], "Keep", () => call("POST", conversationPath(this.openId, "/notes"), { text: input.value }))) await this.#do(async () => {});
+  }
+
+  async #correct(message) {
+    this.acts ??= await read("v1/acts");
+    const text = el("textarea", { class: "od-input", rows: 5, maxLength: 4000, value: message.text });
+    const options = el("datalist", { id: "od-acts-known" }, ...Object.entries(this.acts).map(([act, title]) => el("option", { value: act }, title)));
+    const act = el("input", { class: "od-input", placeholder: "answer:…" });
+    act.setAttribute("list", options.id);
+    const fields = [field("The right act", act, "Pick an article, a response or an action: the weights learn it, too.").node, options, field("Or the right words", text, "Edited words are shown as you write them whenever the same is asked; leave them as they are to pick an act only.").node];
+    const send = () => call("POST", "v1/corrections", { message_id: message.id, act: act.value.trim(), text: act.value.trim() ? "" : text.value });
+    if (await ask("Correct this reply", fields, "Correct it", send)) await this.#do(async () => {}, "In force: the same question is answered so from now on.");
+  }
+
+  async #missing(message) {
+    const title = el("input", { class: "od-input", required: true, maxLength: 120 });
+    const answer = el("textarea", { class: "od-input", rows: 5, maxLength: 8000 });
+    const fields = [field("Title of the article", title).node, field("What it should say", answer, "A first version; developers finish it in the studio.").node];
+    if (await ask("The right article is missing", fields, "Keep the draft", () => call("POST", "v1/drafts", { message_id: message.id, title: title.value.trim(), answer: answer.value }))) this.#tell("The draft is kept with the question.");
+  }
+
+  async #article(id) {
+    const article = await read(`v1/articles/${encodeURIComponent(id)}`).catch(() => null);
+    if (article) show(article.title, el("p", { class: "od-text" }, article.answer), code(article.id));
+  }
+
+  #pairs() {
+    return reviewPairs(this.canAct).catch((error) => this.#tell(error.message, true));
+  }
+
+  #sheet() {
+    show("Keys", table(["Key", "Does"], KEYS.map(([keys, words]) => [el("kbd", {}, keys), words])));
+  }
+
+  // --- keys, lamp, words ------------------------------------------------------------------------------------------------
+  #onKey(event) {
+    const typing = event.target.closest?.("input, textarea, select, dialog");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.me) return;
+    const always = { j: () => this.#open(this.list.beside(this.openId, 1)), k: () => this.#open(this.list.beside(this.openId, -1)), "/": () => this.list.search.focus(), "?": () => this.#sheet(), p: () => this.#pairs(), Escape: () => this.#close() };
+    const onOne = { Enter: () => event.target.closest?.("button, summary, a") ? null : this.transcript.node.focus(), o: () => this.#toggleLast() };
+    const acting = {
+      a: () => this.#claim(), t: () => this.#takeOver(), h: () => this.#turn("handback", "The assistant answers again."), e: () => this.#turn("resolve", "Resolved."),
+      z: () => this.#snooze(), f: () => this.#mark({ flagged: !this.shown.desk.flagged }), "#": () => this.#tag(), n: () => this.#note(), c: () => this.#correctLast(), r: () => this.field?.isConnected && this.field.focus(),
+    };
+    const action = always[event.key] ?? (this.shown && (onOne[event.key] ?? (this.canAct && acting[event.key])));
+    if (!action) return;
+    if (event.key !== "Enter" || !event.target.closest?.("button, summary, a")) event.preventDefault();
+    action();
+  }
+
+  #correctLast() {
+    const last = this.shown.messages.filter((message) => message.can_vote).at(-1);
+    if (last) this.#correct(last);
+  }
+
+  #toggleLast() {
+    const last = [...this.transcript.node.querySelectorAll(".od-step")].at(-1);
+    if (last) last.open = !last.open;
+  }
+
+  #lamp(on) {
+    this.lamp.textContent = on ? "live" : "offline, reconnecting…";
+    this.lamp.classList.toggle("off", !on);
+    if (on && this.wasOff) this.#changed([this.openId]);
+    this.wasOff = !on;
+  }
+
+  #tell(words, isProblem = false) {
+    clearTimeout(this.silence);
+    this.toast.textContent = words;
+    this.toast.hidden = false;
+    this.toast.classList.toggle("bad", isProblem);
+    this.silence = setTimeout(() => (this.toast.hidden = true), isProblem ? 9000 : 5000);
+  }
+}
+
+const start = () => {
+  const root = document.querySelector("#rj-desk");
+  if (root) new Desk(root);
+  else requestAnimationFrame(start);
+};
+start();
