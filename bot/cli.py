@@ -31,6 +31,7 @@ BENCHES: Mapping[str, str] = {
     "credit": "online_learning.bench.credit:main",
     "peft": "online_learning.bench.peft:main",
     "reward": "online_learning.bench.reward:main",
+    "inbox": "online_learning.bench.inbox:main",
 }
 """Benchmark -> where it is."""
 LATER = ("export", "erase")
@@ -251,13 +252,14 @@ def _add_measuring(commands: Any) -> None:
 
 def _add_speed(bench: argparse.ArgumentParser) -> None:
     numbers = {
-        "decisions": (1000, 10**8, 10**6, "in the largest store"),
-        "repeats": (1, 1000, 5, "of each timing"),
-        "texts": (1, 10**4, 16, "written replies"),
+        "decisions": (1000, 10**8, 10**6, "speed: in the largest store"),
+        "repeats": (1, 1000, 5, "speed, inbox: of each timing"),
+        "texts": (1, 10**4, 16, "speed: written replies"),
+        "conversations": (1, 10**7, 100_000, "inbox: stored"),
     }
     for name, (low, high, default, what) in numbers.items():
         number = _number(name, low, high)
-        bench.add_argument(f"--{name}", type=number, default=default, metavar="N", help=f"speed: {what}")
+        bench.add_argument(f"--{name}", type=number, default=default, metavar="N", help=what)
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:

@@ -154,9 +154,8 @@ class ScriptedReplier:
         return "Hello, how can I help?"
 
     async def handover(self, conversation: Conversation) -> Message:
-        await asyncio.to_thread(self._store.update_conversation, conversation.id, status="waiting")
         message = Message(self._ids.message(), conversation.id, 0, "bot", "A person will come.", self._clock())
-        return await asyncio.to_thread(self._store.add_reply, message, None)
+        return await asyncio.to_thread(self._store.add_reply, message, None, status="waiting")
 
 
 @dataclass(slots=True)

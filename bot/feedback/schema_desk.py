@@ -22,7 +22,7 @@ CREATE TABLE inbox (
     snoozed_until REAL NOT NULL DEFAULT 0,
     flagged INTEGER NOT NULL DEFAULT 0,
     language TEXT NOT NULL DEFAULT '',         -- ISO 639-1
-    last_text TEXT NOT NULL DEFAULT '',
+    last_text TEXT NOT NULL DEFAULT '',        -- what its person said last; before that the greeting
     last_role TEXT NOT NULL DEFAULT '',
     num_messages INTEGER NOT NULL DEFAULT 0,
     up INTEGER NOT NULL DEFAULT 0,             -- thumbs in force
@@ -51,7 +51,9 @@ _FILL = (
         num_messages, up, down, csat, outcome, revision)
     SELECT c.id, c.created_at, coalesce(m.created_at, c.created_at), c.status,
         CASE c.status WHEN 'waiting' THEN coalesce(m.created_at, c.created_at) ELSE 0 END,
-        coalesce(substr(m.text, 1, {_LAST_TEXT_CHARS}), ''), coalesce(m.role, ''), coalesce(m.seq, 0),
+        coalesce((SELECT substr(text, 1, {_LAST_TEXT_CHARS}) FROM messages WHERE conversation_id = c.id
+            ORDER BY role = 'user' DESC, CASE role WHEN 'user' THEN -seq ELSE seq END LIMIT 1), ''),
+        coalesce(m.role, ''), coalesce(m.seq, 0),
         (SELECT count(*) FROM signals_in_force WHERE conversation_id = c.id AND kind = 'thumb' AND value > 0),
         (SELECT count(*) FROM signals_in_force WHERE conversation_id = c.id AND kind = 'thumb' AND value < 0),
         coalesce((SELECT cast(value AS INTEGER) FROM signals
@@ -92,7 +94,9 @@ _KEPT_IN_STEP = (
     f"""
     CREATE TRIGGER inbox_follows_messages AFTER INSERT ON messages BEGIN
         UPDATE inbox SET updated_at = max(updated_at, new.created_at), last_role = new.role,
-            last_text = substr(new.text, 1, {_LAST_TEXT_CHARS}), num_messages = num_messages + 1, revision = {_NEXT},
+            last_text = CASE WHEN new.role = 'user' OR num_messages = 0 THEN substr(new.text, 1, {_LAST_TEXT_CHARS})
+                ELSE last_text END,
+            num_messages = num_messages + 1, revision = {_NEXT},
             snoozed_until = CASE new.role WHEN 'user' THEN 0 ELSE snoozed_until END
         WHERE conversation_id = new.conversation_id;
         INSERT OR IGNORE INTO inbox_facets SELECT new.conversation_id, 'act', new.act WHERE new.act <> '';

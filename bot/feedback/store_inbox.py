@@ -21,6 +21,8 @@ MAX_LOOKED_AT = 20_000
 OPEN_MARK, CLOSE_MARK = "\ue000", "\ue001"
 """Around a word that was found; of Unicode's private use area, and nothing but a highlight hangs on them."""
 _SNIPPET_TOKENS = 24
+_NEWEST = 2**62
+"""Above every row id."""
 _OUTCOMES = {1: "solved", 0: "not_solved", -1: ""}
 
 _VIEWS = {
@@ -46,18 +48,16 @@ _AFTER = "(i.updated_at < :at OR (i.updated_at = :at AND i.conversation_id > :af
 _AFTER_WAITING = "(i.waiting_since > :at OR (i.waiting_since = :at AND i.conversation_id > :after))"
 
 _SEARCH = """
-SELECT m.row_id, m.created_at AS found_at, {conditions} AS fits, i.*
+SELECT m.row_id, m.created_at AS found_at, i.*, CASE WHEN {conditions} THEN {snippet} END AS found
 FROM messages_fts AS f JOIN messages AS m ON m.row_id = f.rowid JOIN inbox AS i ON i.conversation_id = m.conversation_id
 WHERE f.messages_fts MATCH :match AND f.rowid < :below ORDER BY f.rowid DESC
 """
+_SNIPPET = f"snippet(messages_fts, 0, '{OPEN_MARK}', '{CLOSE_MARK}', '…', {_SNIPPET_TOKENS})"
+# One walk over the newer matches: to ask for each conversation alone would decode the word's list every time.
 _FOUND_BEFORE = """
-SELECT 1 FROM messages_fts WHERE messages_fts MATCH :match
-AND rowid IN (SELECT row_id FROM messages WHERE conversation_id = :id AND row_id >= :below) LIMIT 1
+SELECT DISTINCT m.conversation_id FROM messages_fts AS f JOIN messages AS m ON m.row_id = f.rowid
+WHERE f.messages_fts MATCH :match AND f.rowid >= :below AND m.conversation_id IN (SELECT value FROM json_each(:ids))
 """
-_SNIPPET = f"""
-SELECT snippet(messages_fts, 0, '{OPEN_MARK}', '{CLOSE_MARK}', '…', {_SNIPPET_TOKENS})
-FROM messages_fts WHERE messages_fts MATCH :match AND rowid = :row_id
-"""  # noqa: S608 - our own marks
 
 
 def inbox(conn: Connection, wanted: InboxQuery, now: float) -> InboxPage:
@@ -106,37 +106,33 @@ def _filters(wanted: InboxQuery, now: float) -> tuple[dict[str, Any], list[str]]
 def _searched(
     conn: Connection, wanted: InboxQuery, bound: dict[str, Any], conditions: Sequence[str], now: float
 ) -> InboxPage:
-    """Conversations by their newest message that matches."""
-    below = int(json.loads(wanted.cursor)) if wanted.cursor else 2**62
+    """Conversations by their newest message that matches; a page leaves out those that an earlier one showed."""
+    below = int(json.loads(wanted.cursor)) if wanted.cursor else _NEWEST
     bound |= {"match": search_expression(wanted.text), "below": below}
-    sql = _SEARCH.format(conditions=f"({' AND '.join(conditions) or '1'})")
+    sql = _SEARCH.format(conditions=" AND ".join(conditions) or "1", snippet=_SNIPPET)
     found: dict[str, Row] = {}
     last, num_looked_at = None, 0
     for row in conn.execute(sql, bound):
         last, num_looked_at = row, num_looked_at + 1
-        is_news = row["conversation_id"] not in found
-        if row["fits"] and is_news and not _was_found(conn, row["conversation_id"], bound):
-            found[row["conversation_id"]] = row
+        if row["found"] is not None:
+            found.setdefault(row["conversation_id"], row)
         if len(found) == wanted.limit or num_looked_at == MAX_LOOKED_AT:
             break
-    stopped = last is not None and (len(found) == wanted.limit or num_looked_at == MAX_LOOKED_AT)
-    snippets = {row["conversation_id"]: _snippet(conn, row["row_id"], bound["match"]) for row in found.values()}
+    is_full = len(found) == wanted.limit
+    for name in _found_before(conn, bound, list(found)):
+        del found[name]
+    snippets = {name: tuple(_pieces(row["found"])) for name, row in found.items()}
     rows = _lines(conn, list(found.values()), now, snippets)
-    if not stopped or last is None:
+    if last is None or not (is_full or num_looked_at == MAX_LOOKED_AT):
         return InboxPage(rows)
-    return InboxPage(rows, json.dumps(last["row_id"]), 0.0 if len(rows) == wanted.limit else last["found_at"])
+    return InboxPage(rows, json.dumps(last["row_id"]), 0.0 if is_full else last["found_at"])
 
 
-def _was_found(conn: Connection, conversation_id: str, bound: dict[str, Any]) -> bool:
-    """Whether an earlier page showed the conversation for a newer message."""
-    if bound["below"] == 2**62:
-        return False
-    return conn.execute(_FOUND_BEFORE, bound | {"id": conversation_id}).fetchone() is not None
-
-
-def _snippet(conn: Connection, row_id: int, match: str) -> tuple[tuple[str, bool], ...]:
-    text: str = conn.execute(_SNIPPET, {"match": match, "row_id": row_id}).fetchone()[0]
-    return tuple(_pieces(text))
+def _found_before(conn: Connection, bound: dict[str, Any], ids: list[str]) -> list[str]:
+    """Those that an earlier page showed for a newer message."""
+    if bound["below"] == _NEWEST:
+        return []
+    return [row[0] for row in conn.execute(_FOUND_BEFORE, bound | {"ids": json.dumps(ids)})]
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
@@ -211,14 +207,19 @@ def _facets(conn: Connection, ids: Sequence[str]) -> dict[tuple[str, str], list[
 # --- beside the list --------------------------------------------------------------------------------------------------
 def counts(conn: Connection, who: str, now: float) -> dict[str, int]:
     """Conversations by state, and `mine`: claimed by `who` and not resolved."""
-    sql = "SELECT status, count(*), sum(snoozed_until > ?) FROM inbox GROUP BY status"
-    found = {status: (total, snoozed or 0) for status, total, snoozed in conn.execute(sql, [now])}
-    by_state = {state: found.get(state, (0, 0)) for state in ("bot", "waiting", "person", "resolved")}
+    # Each of the two is answered by an index alone.
+    total = dict(conn.execute("SELECT status, count(*) FROM inbox GROUP BY status").fetchall())
+    asleep = dict(
+        conn.execute(
+            "SELECT status, count(*) FROM inbox WHERE snoozed_until > 0 AND snoozed_until > ? GROUP BY status", [now]
+        ).fetchall()
+    )
     mine = conn.execute(
         "SELECT count(*) FROM inbox WHERE assignee <> '' AND assignee = ? AND status <> 'resolved'", [who]
     ).fetchone()[0]
-    awake = {state: total - snoozed for state, (total, snoozed) in by_state.items()}
-    return awake | {"snoozed": sum(snoozed for _, snoozed in found.values()), "mine": int(mine)}
+    statuses = ("bot", "waiting", "person", "resolved")
+    awake = {status: int(total.get(status, 0)) - int(asleep.get(status, 0)) for status in statuses}
+    return awake | {"snoozed": int(sum(asleep.values())), "mine": int(mine)}
 
 
 def values(conn: Connection, kind: str, limit: int = 200) -> list[str]:

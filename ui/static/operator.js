@@ -5,6 +5,7 @@ import { call, conversationPath, Live, query, read } from "./operator_api.js";
 import { List } from "./operator_list.js";
 import { ask, button, code, faint, field, percent, pill, select, show, statePill, table } from "./operator_parts.js";
 import { reviewPairs } from "./operator_pairs.js";
+import { people } from "./operator_people.js";
 import { drawSide, TranscriptView } from "./operator_transcript.js";
 
 const PAGE = 50;
@@ -52,11 +53,12 @@ class Desk {
       return node;
     };
     this.studio = link("Studio", "../studio/");
+    this.people = button("People", () => people().catch((error) => this.#tell(error.message, true)), { tone: "quiet", hidden: true });
     const out = async () => {
       await call("DELETE", "v1/session");
       location.assign("../login");
     };
-    return el("nav", { class: "od-top", aria: { label: "Pages" } }, el("span", { class: "od-brand" }, "Rejoinder"), link("Conversations", "./", true), this.studio, link("Chat", "../"), el("span", { class: "od-spring" }), this.lamp, this.who, button("Compare", () => this.#pairs(), { tone: "quiet", keys: "p" }), button("Keys", () => this.#sheet(), { tone: "quiet", keys: "?" }), button("Sign out", out, { tone: "quiet" }));
+    return el("nav", { class: "od-top", aria: { label: "Pages" } }, el("span", { class: "od-brand" }, "Rejoinder"), link("Conversations", "./", true), this.studio, link("Chat", "../"), el("span", { class: "od-spring" }), this.lamp, this.who, this.people, button("Compare", () => this.#pairs(), { tone: "quiet", keys: "p" }), button("Keys", () => this.#sheet(), { tone: "quiet", keys: "?" }), button("Sign out", out, { tone: "quiet" }));
   }
 
   async #begin() {
@@ -64,6 +66,7 @@ class Desk {
       this.me = await read("v1/me");
       this.canAct = this.me.role !== "developer";
       this.studio.hidden = this.me.role === "operator";
+      this.people.hidden = this.me.role !== "admin";
       this.who.textContent = `${this.me.name} · ${this.me.role}`;
       await this.#reload();
       await this.#facets();

@@ -159,10 +159,12 @@ function signalWord(signal) {
   return el("span", {}, pill(signal.kind), signal.kind === "correction" ? "" : ` ${Number(signal.value).toFixed(2)}`);
 }
 
+const by = (signal) => (signal.source === "user" ? "customer" : signal.author.replace("operator:", ""));
+
 function signalLines(signals) {
   if (!signals.length) return [faint("Nothing yet.")];
   const said = (signal) => [...signal.label.split("|").filter(Boolean).map((chip) => pill(chip)), signal.comment].filter(Boolean);
-  return [table(["Signal", "Said", "By", "When"], signals.map((signal) => [signalWord(signal), el("span", {}, ...said(signal)), signal.author, time(signal.created_at)]))];
+  return [table(["Signal", "Said", "By", "When"], signals.map((signal) => [signalWord(signal), el("span", {}, ...said(signal)), by(signal), time(signal.created_at)]))];
 }
 
 function rewardLines(rewards) {

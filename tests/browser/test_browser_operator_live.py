@@ -1,0 +1,158 @@
+"""User and operator at once in two browsers: take-over and hand-back, a vote withdrawn, a correction in the next answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from bot.conversation import Message
+from bot.feedback.desk import Doing
+from tests.browser.accessibility import serious_findings
+from tests.browser.conftest import Visit
+from tests.browser.product import Product
+from tests.browser.test_browser_chat import WHOLE, ask, replies, say
+from tests.hostile import INERT_JS, PAYLOADS
+from tests.service_rig import OPERATOR_KEY
+
+pytestmark = pytest.mark.browser
+
+
+def sign_in(visit: Visit) -> Page:
+    """The operator's page, live."""
+    page = visit.open("/operator")
+    page.get_by_label("Operator key").fill(OPERATOR_KEY)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+    return page
+
+
+def open_newest(page: Page, words: str) -> None:
+    """The first conversation of the list, which must hold these words."""
+    row = page.locator(".od-row", has_text=words).first
+    row.click()
+    expect(page.locator(".od-message.od-user", has_text=words)).to_be_visible()
+
+
+@pytest.fixture
+def both(new_visit: Callable[..., Visit]) -> Iterator[tuple[Page, Page]]:
+    """(the customer's chat, the operator's page), in browsers of their own."""
+    customer = new_visit(viewport={"width": 1280, "height": 800}).chat()
+    return customer, sign_in(new_visit(viewport={"width": 1440, "height": 900}))
+
+
+def test_an_operator_takes_over_speaks_and_hands_back(both: tuple[Page, Page]) -> None:
+    """The customer sees who speaks; the bot is silent meanwhile and answers again afterwards."""
+    chat, desk = both
+    ask(chat, "A turquoise question")
+    open_newest(desk, "turquoise")
+    desk.keyboard.press("t")
+    expect(chat.get_by_text("local from customer service has joined")).to_be_visible()
+    say(chat, "Is somebody there?")
+    expect(desk.locator(".od-message.od-user", has_text="Is somebody there?")).to_be_visible()
+    field = desk.get_by_label("Your message")
+    field.fill("Yes: I am looking into it.")
+    field.press("Control+Enter")
+    expect(chat.get_by_text("Yes: I am looking into it.")).to_be_visible()
+    assert replies(chat).count() == 1
+    desk.get_by_role("button", name="Hand back to the bot").click()
+    expect(chat.get_by_text("local has left.")).to_be_visible()
+    ask(chat, "And now?")
+    expect(desk.locator(".od-message.od-bot", has_text=WHOLE)).to_have_count(2)
+
+
+def test_a_correction_is_the_next_answer_and_a_withdrawn_vote_leaves_the_page(both: tuple[Page, Page]) -> None:
+    """Both without a reload on either side; the page says what became of the correction."""
+    chat, desk = both
+    reply = ask(chat, "Where is my crimson card?")
+    open_newest(desk, "crimson")
+    reply.get_by_role("button", name="Bad reply").click()
+    expect(desk.locator(".od-step summary").get_by_text("thumb down")).to_be_visible()
+    reply.get_by_role("button", name="Bad reply").click()
+    expect(desk.locator(".od-step summary").get_by_text("thumb down")).to_have_count(0)
+    desk.keyboard.press("c")
+    desk.get_by_label("Or the right words").fill("Crimson cards are at the post office.")
+    desk.get_by_role("button", name="Correct it").click()
+    expect(desk.locator(".od-case")).to_contain_text("in force")
+    say(chat, "Where is my crimson card?")
+    expect(replies(chat).last).to_contain_text("Crimson cards are at the post office.")
+    expect(desk.locator(".od-case")).to_contain_text("It spoke in one reply since.")
+    last = desk.locator(".od-step").last
+    last.locator("summary").click()
+    expect(last.get_by_text("A correction of the same question brought this act to the top.")).to_be_visible()
+
+
+def test_triage_needs_no_mouse(both: tuple[Page, Page]) -> None:
+    """j and k walk, a claims, f flags, e closes, / searches, ? shows the sheet; keys typed into a field are text."""
+    chat, desk = both
+    ask(chat, "An ochre question")
+    expect(desk.locator(".od-row", has_text="ochre")).to_be_visible()
+    desk.keyboard.press("j")
+    expect(desk.locator(".od-row").first).to_have_attribute("aria-current", "true")
+    expect(desk.locator(".od-message.od-user", has_text="ochre")).to_be_visible()
+    desk.keyboard.press("a")
+    expect(desk.locator(".od-head").get_by_text("@local")).to_be_visible()
+    desk.keyboard.press("f")
+    expect(desk.locator(".od-row", has_text="ochre").get_by_text("flagged")).to_be_visible()
+    desk.keyboard.press("n")
+    desk.get_by_label("Only the staff sees it").fill("a jet of notes")
+    desk.keyboard.press("Control+Enter")
+    expect(desk.locator(".od-notes")).to_contain_text("a jet of notes")
+    desk.keyboard.press("e")
+    expect(desk.locator(".od-row", has_text="ochre")).to_have_count(0)
+    desk.keyboard.press("?")
+    expect(desk.get_by_role("dialog", name="Keys")).to_be_visible()
+    desk.keyboard.press("Escape")
+    desk.keyboard.press("/")
+    expect(desk.get_by_label("Search", exact=True)).to_be_focused()
+
+
+def test_two_operators_see_each_other(new_visit: Callable[..., Visit]) -> None:
+    """Who looks at a conversation shows on the other's page."""
+    ask(new_visit().chat(), "A sepia question")
+    staff = new_visit()
+    product_staff = sign_in(staff)
+    open_newest(product_staff, "sepia")
+    other = staff.open("/operator/")
+    open_newest(other, "sepia")
+    other.close()
+    expect(product_staff.get_by_text("live", exact=True)).to_be_visible()
+
+
+def test_two_hundred_hostile_texts_are_inert(new_visit: Callable[..., Visit], product: Product) -> None:
+    """In list, search, transcript, notes, tags and dialogs; requests and dialogs fail the test by themselves."""
+    store, ids = product.rig.store, product.rig.parts.ids
+    chat = new_visit().chat()
+    ask(chat, "A hostile beginning")
+    conversation_id = chat.evaluate("JSON.parse(localStorage.getItem('rejoinder.chat')).conversation_id")
+    doing = Doing("operator:local", 1000.0)
+    for i, payload in enumerate(PAYLOADS):
+        said = Message(ids.message(), conversation_id, 0, "user", payload.text, 1000.0, client_id=f"h{i}")
+        store.add_user_message(said)
+    for payload in PAYLOADS[::20]:
+        store.desk.add_note(doing, conversation_id, payload.text)
+        store.desk.tag(doing, conversation_id, payload.text[:40], present=True)
+    desk = sign_in(new_visit())
+    desk.keyboard.press("j")
+    expect(desk.locator(".od-message.od-user")).to_have_count(len(PAYLOADS) + 1)
+    assert desk.evaluate(INERT_JS, "#rj-desk") == []
+    shown = desk.locator(".od-message.od-user .od-text").all_text_contents()
+    assert list(shown[1:]) == [payload.text for payload in PAYLOADS]
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(new_visit: Callable[..., Visit], width: int, scheme: str) -> None:
+    """List with its filters, transcript with its details, composer; on a desktop and on a phone."""
+    ask(new_visit().chat(), "A plum question").get_by_role("button", name="Bad reply").click()
+    desk = sign_in(new_visit(viewport={"width": width, "height": 844}, color_scheme=scheme, reduced_motion="reduce"))
+    expect(desk.locator(".od-row").first).to_be_visible()
+    desk.get_by_role("button", name="Filters").click()
+    assert serious_findings(desk, "#rj-desk") == []
+    desk.get_by_role("button", name="Filters").click()
+    desk.keyboard.press("j")
+    desk.locator(".od-step summary").last.click()
+    expect(desk.locator(".od-acts")).to_be_visible()
+    assert serious_findings(desk, "#rj-desk") == []
+    assert desk.evaluate("document.documentElement.scrollWidth") <= width
