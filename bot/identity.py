@@ -93,7 +93,7 @@ class Identity:
 
     def _session_mac(self, body: str) -> str:
         # The key is part of what is signed, so changing it signs everybody out.
-        return self._mac("session", f"{body}\x1f{self._operator_key}")
+        return self._mac("account session", f"{body}\x1f{self._operator_key}")
 
     def _mac(self, purpose: str, text: str) -> str:
         return hmac.new(self._secret, f"{purpose}\x1f{text}".encode(), hashlib.sha256).hexdigest()

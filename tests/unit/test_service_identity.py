@@ -11,7 +11,16 @@ import pytest
 
 from bot.conversation import is_holdout
 from bot.errors import ConfigError
-from bot.identity import SESSION_S, Identity, IdSource, holdout_key, home_secret, is_allowed_origin, operator_key
+from bot.identity import (
+    KEY_HOLDER,
+    SESSION_S,
+    Identity,
+    IdSource,
+    holdout_key,
+    home_secret,
+    is_allowed_origin,
+    operator_key,
+)
 from bot.wire_errors import Unauthenticated
 
 IDENTITY = Identity(b"s" * 32, "operator-key-for-tests")
@@ -35,21 +44,22 @@ def test_a_made_up_token_is_refused(token: str) -> None:
 def test_a_session_ends_and_cannot_be_prolonged() -> None:
     """Good until its expiry; the expiry is signed."""
     cookie = IDENTITY.session(1000.0)
-    assert IDENTITY.is_session(cookie, 1000.0 + SESSION_S - 1)
-    assert not IDENTITY.is_session(cookie, 1000.0 + SESSION_S)
+    assert IDENTITY.session_of(cookie, 1000.0 + SESSION_S - 1) == (KEY_HOLDER, 0)
+    assert IDENTITY.session_of(cookie, 1000.0 + SESSION_S) is None
     expiry, rest = cookie.split(".", 1)
-    assert not IDENTITY.is_session(f"{int(expiry) + 1}.{rest}", 1000.0)
+    assert IDENTITY.session_of(f"{int(expiry) + 1}.{rest}", 1000.0) is None
 
 
 def test_a_new_operator_key_signs_everybody_out() -> None:
     """The key is part of what is signed."""
-    assert not Identity(b"s" * 32, "another-operator-key").is_session(IDENTITY.session(1000.0), 1000.0)
+    other = Identity(b"s" * 32, "another-operator-key")
+    assert other.session_of(IDENTITY.session(1000.0), 1000.0) is None
 
 
 def test_a_persons_token_is_no_session_and_no_key() -> None:
     """Signatures of one purpose are worth nothing for another."""
     token = IDENTITY.person_token("9999999999.ab")
-    assert not IDENTITY.is_session(token, 1000.0)
+    assert IDENTITY.session_of(token, 1000.0) is None
     assert not IDENTITY.is_operator_key(token)
     assert not IDENTITY.is_operator_key("")
     assert IDENTITY.is_operator_key("operator-key-for-tests")

@@ -14,6 +14,7 @@ import pytest
 
 from bot.conversation import Decision, Message
 from bot.errors import StoreError
+from bot.feedback.desk_records import CaseUse
 from bot.feedback.store import Store
 from bot.feedback.store_connection import open_writer
 from bot.feedback.store_records import tracker_name
@@ -103,6 +104,8 @@ class InThreeCommits(Store):
         *,
         tracker: Mapping[str, Any] | None = None,
         status: str = "",
+        language: str = "",
+        case_use: CaseUse | None = None,
     ) -> Message:
         self.put_status(tracker_name(message.conversation_id), tracker or {})
         stored = super().add_reply(message, decision)
