@@ -128,7 +128,9 @@ class Session:
         turn = _turn_of(messages, message)
         asked_before = tuple(line.ask_rating for line in messages if line.decision_id)
         took_ms = (time.perf_counter() - started) * 1000
+        # Neither in a form, nor where its act was tried already.
         heard = found.precedent if form is None else None
+        heard = heard if heard and heard.act in {act.act for act in legal} else None
         return Situation(conversation, state, found.query, tracker, legal, texts, turn, asked_before, took_ms, heard)
 
     def _tried(self, messages: Sequence[Message], message: Message) -> frozenset[str]:

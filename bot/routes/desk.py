@@ -16,7 +16,8 @@ from bot.feedback.desk import Doing
 from bot.routes.access import DeskDep, ServiceDep
 from bot.routes.inbox import InboxLine
 from bot.routes.parts import Service
-from bot.wire import Id, Key, MessageOut
+from bot.wire import MessageOut
+from bot.wire_client import Id, Key
 
 router = APIRouter(tags=["desk"])
 

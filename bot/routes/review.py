@@ -14,7 +14,7 @@ from bot.conversation import Signal, SignalKind
 from bot.feedback.desk_records import Draft
 from bot.routes.access import DeskDep, OperatorDep, ServiceDep
 from bot.routes.bodies import StoredSignal
-from bot.wire import Comment, Id, Key
+from bot.wire_client import Comment, Id, Key
 from bot.wire_errors import BadFrame
 
 router = APIRouter(tags=["review"])

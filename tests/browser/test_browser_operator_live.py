@@ -108,16 +108,24 @@ def test_triage_needs_no_mouse(both: tuple[Page, Page]) -> None:
     expect(desk.get_by_label("Search", exact=True)).to_be_focused()
 
 
-def test_two_operators_see_each_other(new_visit: Callable[..., Visit]) -> None:
-    """Who looks at a conversation shows on the other's page."""
+def test_two_operators_see_each_other_and_a_claim_holds(new_visit: Callable[..., Visit], product: Product) -> None:
+    """Who looks at a conversation, and whose it is, shows on the other's page at once; an account signs in by password."""
+    staff = product.rig.app.state.service.staff
+    staff.add(Doing("operator:local", 1000.0), "ben", "operator", "a long password")
     ask(new_visit().chat(), "A sepia question")
-    staff = new_visit()
-    product_staff = sign_in(staff)
-    open_newest(product_staff, "sepia")
-    other = staff.open("/operator/")
-    open_newest(other, "sepia")
-    other.close()
-    expect(product_staff.get_by_text("live", exact=True)).to_be_visible()
+    mine, bens = sign_in(new_visit()), new_visit().open("/operator")
+    open_newest(mine, "sepia")
+    bens.get_by_label("Name").fill("ben")
+    bens.get_by_label("Password").fill("a long password")
+    bens.get_by_role("button", name="Sign in").click()
+    expect(bens.get_by_role("link", name="Studio")).to_be_hidden()
+    expect(bens.get_by_text("local looking")).to_be_visible()
+    open_newest(bens, "sepia")
+    expect(mine.locator(".od-head").get_by_text("ben looking")).to_be_visible()
+    mine.keyboard.press("a")
+    expect(bens.locator(".od-head").get_by_text("@local")).to_be_visible()
+    bens.keyboard.press("a")
+    expect(bens.get_by_role("dialog", name="local has claimed this conversation")).to_be_visible()
 
 
 def test_two_hundred_hostile_texts_are_inert(new_visit: Callable[..., Visit], product: Product) -> None:

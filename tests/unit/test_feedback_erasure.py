@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation import Conversation, SignalKind
+from bot.conversation import Conversation
 from bot.errors import NotFound, StoreError
 from bot.feedback.store import ConversationFilter, Store, UpdateRow
 from tests.builders import make_conversation, make_decision, make_message, make_reward, make_signal

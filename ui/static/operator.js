@@ -224,7 +224,7 @@ class Desk {
     const text = this.field.value.trim();
     if (!text) return this.#tell("Write the reply first, then keep it.", true);
     const name = el("input", { class: "od-input", required: true, maxLength: 60 });
-    await ask("Keep this reply for everybody", [field("Name", name).node, el("blockquote", {}, text)], "Keep", () => call("PUT", `v1/macros/${encodeURIComponent(name.value.trim())}`, { text }));
+    await ask("Keep this reply for everybody", [field("Name", name), el("blockquote", {}, text)], "Keep", () => call("PUT", `v1/macros/${encodeURIComponent(name.value.trim())}`, { text }));
     this.#macros(node);
   }
 
@@ -307,12 +307,12 @@ class Desk {
 
   async #tag() {
     const input = el("input", { class: "od-input", required: true, maxLength: 40 });
-    if (await ask("Add a tag", [field("Tag", input).node], "Add", () => call("PATCH", conversationPath(this.openId), { add_tag: input.value.trim() }))) await this.#do(() => this.#facets());
+    if (await ask("Add a tag", [field("Tag", input)], "Add", () => call("PATCH", conversationPath(this.openId), { add_tag: input.value.trim() }))) await this.#do(() => this.#facets());
   }
 
   async #note() {
     const input = el("textarea", { class: "od-input", rows: 4, required: true, maxLength: 4000 });
-    if (await ask("Write a note", [field("Only the staff sees it", input).node], "Keep", () => call("POST", conversationPath(this.openId, "/notes"), { text: input.value }))) await this.#do(async () => {});
+    if (await ask("Write a note", [field("Only the staff sees it", input)], "Keep", () => call("POST", conversationPath(this.openId, "/notes"), { text: input.value }))) await this.#do(async () => {});
   }
 
   async #correct(message) {
@@ -321,7 +321,7 @@ class Desk {
     const options = el("datalist", { id: "od-acts-known" }, ...Object.entries(this.acts).map(([act, title]) => el("option", { value: act }, title)));
     const act = el("input", { class: "od-input", placeholder: "answer:…" });
     act.setAttribute("list", options.id);
-    const fields = [field("The right act", act, "Pick an article, a response or an action: the weights learn it, too.").node, options, field("Or the right words", text, "Edited words are shown as you write them whenever the same is asked; leave them as they are to pick an act only.").node];
+    const fields = [field("The right act", act, "Pick an article, a response or an action: the weights learn it, too."), options, field("Or the right words", text, "Edited words are shown as you write them whenever the same is asked; leave them as they are to pick an act only.")];
     const send = () => call("POST", "v1/corrections", { message_id: message.id, act: act.value.trim(), text: act.value.trim() ? "" : text.value });
     if (await ask("Correct this reply", fields, "Correct it", send)) await this.#do(async () => {}, "In force: the same question is answered so from now on.");
   }
@@ -329,7 +329,7 @@ class Desk {
   async #missing(message) {
     const title = el("input", { class: "od-input", required: true, maxLength: 120 });
     const answer = el("textarea", { class: "od-input", rows: 5, maxLength: 8000 });
-    const fields = [field("Title of the article", title).node, field("What it should say", answer, "A first version; developers finish it in the studio.").node];
+    const fields = [field("Title of the article", title), field("What it should say", answer, "A first version; developers finish it in the studio.")];
     if (await ask("The right article is missing", fields, "Keep the draft", () => call("POST", "v1/drafts", { message_id: message.id, title: title.value.trim(), answer: answer.value }))) this.#tell("The draft is kept with the question.");
   }
 

@@ -45,7 +45,7 @@ export function table(heads, rows, css = "") {
 
 let numFields = 0;
 
-/** A labelled field; returns {node, input}. */
+/** An input under its label. */
 export function field(label, input, hint = "") {
   input.id ||= `od-field-${(numFields += 1)}`;
   return el("div", { class: "od-field" }, el("label", { for: input.id }, label), input, hint && faint(hint));

@@ -41,7 +41,7 @@ export async function people() {
     await call("POST", "v1/accounts", { name: name.value.trim(), role: role.value, password: password.value });
     name.value = password.value = "";
   }), { tone: "primary" });
-  show("People", place, problem, el("div", { class: "od-tools" }, field("Name", name).node, field("Password (10 characters)", password).node, field("Role", role).node, add), log);
+  show("People", place, problem, el("div", { class: "od-tools" }, field("Name", name), field("Password (10 characters)", password), field("Role", role), add), log);
   await draw();
 }
 

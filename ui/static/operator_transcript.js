@@ -49,7 +49,7 @@ export class TranscriptView {
     const share = Math.exp(decision.logprobs[decision.chosen]);
     const rewards = latest(answer.rewards.filter((reward) => reward.decision_id === decision.id));
     const signals = answer.signals.filter((signal) => signal.decision_id === decision.id);
-    const summary = [code(decision.legal[decision.chosen].act), code(decision.version), el("span", {}, percent(share)), ...rewards.map(rewardPill), ...signals.filter((s) => s.kind === "thumb" && s.value).slice(-1).map(thumbPill)];
+    const summary = [code(decision.legal[decision.chosen].act), code(decision.version), el("span", {}, percent(share)), ...rewards.map(rewardPill), ...signals.filter((s) => s.kind === "thumb").slice(-1).filter((s) => s.value).map(thumbPill)];
     const details = el("details", { class: "od-step", open: this.open.has(message.id) }, el("summary", {}, ...summary));
     const fill = () => details.append(this.#inside(message, decision, answer, rewards, signals));
     if (details.open) fill();
@@ -128,13 +128,13 @@ export function drawSide(node, answer, on, canAct) {
   ];
   const list = el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   const notes = answer.notes.map((note) => el("li", {}, el("p", {}, note.text), el("p", { class: "od-faint" }, note.author.replace("operator:", ""), " · ", time(note.at))));
-  node.replaceChildren(
+  const parts = [
     el("h2", {}, "Conversation"), code(conversation.id), list,
     el("h2", {}, "Tags"), el("div", { class: "od-tags" }, ...tags, canAct && button("Add", on.tag, { tone: "small", keys: "#" })),
     el("h2", {}, "Notes"), el("ul", { class: "od-notes" }, ...(notes.length ? notes : [faint("Only the staff sees notes.")])), canAct && button("Write a note", on.note, { tone: "small", keys: "n" }),
     el("h2", {}, "About the whole conversation"), ...signalLines(whole), ...latest(answer.rewards.filter((reward) => reward.scope === "conversation")).map(rewardPill),
-  );
-  for (const child of [...node.childNodes]) if (child.nodeType === Node.TEXT_NODE) child.remove();
+  ];
+  node.replaceChildren(...parts.filter(Boolean));
 }
 
 /** The newest revision of each scope. */
