@@ -111,17 +111,18 @@ def test_triage_needs_no_mouse(both: tuple[Page, Page]) -> None:
 def test_two_operators_see_each_other_and_a_claim_holds(new_visit: Callable[..., Visit], product: Product) -> None:
     """Who looks at a conversation, and whose it is, shows on the other's page at once; an account signs in by password."""
     staff = product.rig.app.state.service.staff
-    staff.add(Doing("operator:local", 1000.0), "ben", "operator", "a long password")
+    ben = f"ben{len(staff.accounts())}"
+    staff.add(Doing("operator:local", 1000.0), ben, "operator", "a long password")
     ask(new_visit().chat(), "A sepia question")
     mine, bens = sign_in(new_visit()), new_visit().open("/operator")
     open_newest(mine, "sepia")
-    bens.get_by_label("Name").fill("ben")
+    bens.get_by_label("Name").fill(ben)
     bens.get_by_label("Password").fill("a long password")
     bens.get_by_role("button", name="Sign in").click()
     expect(bens.get_by_role("link", name="Studio")).to_be_hidden()
     expect(bens.get_by_text("local looking")).to_be_visible()
     open_newest(bens, "sepia")
-    expect(mine.locator(".od-head").get_by_text("ben looking")).to_be_visible()
+    expect(mine.locator(".od-head").get_by_text(f"{ben} looking")).to_be_visible()
     mine.keyboard.press("a")
     expect(bens.locator(".od-head").get_by_text("@local")).to_be_visible()
     bens.keyboard.press("a")

@@ -212,7 +212,6 @@ class Desk {
       this.field,
       el("div", { class: "od-tools" }, button("Send", () => this.#send(), { tone: "primary" }), button("Draft by the bot", () => this.#suggest()), macros, keep, el("label", { class: "od-check" }, this.teach, "Teach the bot this answer"), el("span", { class: "od-spring" }), button("Hand back to the bot", () => this.#turn("handback", "The assistant answers again."), { keys: "h" })),
     );
-    this.field.focus();
   }
 
   async #macros(node) {
@@ -296,7 +295,7 @@ class Desk {
     const { assignee, state } = this.shown.desk;
     const theirs = assignee && assignee !== this.me.name;
     const take = () => call("POST", conversationPath(this.openId, "/takeover"), { force: Boolean(theirs) });
-    if (!theirs) return this.#do(take, "You are speaking now; the customer was told.");
+    if (!theirs) return (await this.#do(take, "You are speaking now; the customer was told.")) && this.field?.focus();
     const words = state === "person" ? "They are speaking with the customer now." : "They have claimed it.";
     if (await ask(`Take over from ${assignee}?`, [faint(words)], "Take over", take)) await this.#do(async () => {}, "You are speaking now.");
   }
