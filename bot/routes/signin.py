@@ -34,6 +34,7 @@ input, button {{ font: inherit; padding: .6rem .75rem; border-radius: .5rem; bor
 button {{ background: #1d4ed8; border-color: #1d4ed8; color: #fff; cursor: pointer; }}
 .problem {{ color: #c02626; margin: 0; }}
 small {{ opacity: .75; }}
+.or {{ margin: 0; text-align: center; opacity: .75; }}
 </style></head><body>
 <form method="post" action="/login">
 <h1>Operators sign in here</h1>
@@ -41,11 +42,10 @@ small {{ opacity: .75; }}
 <input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength="64" autofocus>
 <label for="password">Password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" maxlength="256">
-<details{opened}><summary>With the operator key</summary>
+<p class="or">or</p>
 <label for="key">Operator key</label>
 <input id="key" name="key" type="password" autocomplete="off">
 <small>It is in <code>keys/operator.key</code> in the server's home folder.</small>
-</details>
 <input type="hidden" name="next" value="{next}">
 <button type="submit">Sign in</button>
 </form></body></html>
@@ -69,11 +69,9 @@ async def sign_out() -> Response:
 
 
 @router.get("/login", include_in_schema=False)
-async def login_page(
-    service: ServiceDep, next_page: Annotated[str, Query(alias="next", max_length=500)] = HOME_PAGE
-) -> HTMLResponse:
+async def login_page(next_page: Annotated[str, Query(alias="next", max_length=500)] = HOME_PAGE) -> HTMLResponse:
     """The form."""
-    return _page(service, next_page)
+    return _page(next_page)
 
 
 @router.post("/login", include_in_schema=False)
@@ -85,7 +83,7 @@ async def log_in(service: ServiceDep, request: Request) -> Response:
     try:
         name, epoch = await _check(service, request, given)
     except RejoinderError as error:
-        return _page(service, next_page, str(error), http_status(error))
+        return _page(next_page, str(error), http_status(error))
     return _with_cookie(RedirectResponse(_local(next_page), 303), service, request, name, epoch)
 
 
@@ -118,11 +116,9 @@ def _with_cookie(response: Response, service: Service, request: Request, name: s
     return response
 
 
-def _page(service: Service, next_page: str, problem: str = "", status: int = 200) -> HTMLResponse:
-    # A fresh home has no accounts: the key is then the only way in.
-    opened = "" if service.staff.accounts() else " open"
+def _page(next_page: str, problem: str = "", status: int = 200) -> HTMLResponse:
     shown = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
-    page = _PAGE.format(problem=shown, opened=opened, next=html.escape(_local(next_page), quote=True))
+    page = _PAGE.format(problem=shown, next=html.escape(_local(next_page), quote=True))
     return HTMLResponse(page, status)
 
 

@@ -104,6 +104,7 @@ def test_triage_needs_no_mouse(both: tuple[Page, Page]) -> None:
     desk.keyboard.press("?")
     expect(desk.get_by_role("dialog", name="Keys")).to_be_visible()
     desk.keyboard.press("Escape")
+    expect(desk.get_by_role("dialog")).to_have_count(0)
     desk.keyboard.press("/")
     expect(desk.get_by_label("Search", exact=True)).to_be_focused()
 
