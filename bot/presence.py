@@ -14,6 +14,8 @@ class Presence:
         self.pages: dict[Listener, str] = {}
         """Page -> account name."""
         self._looks_at: dict[Listener, str] = {}
+        self.seen: int | None = None
+        """Revision of the inbox up to which open pages were told of changes; None while no page is open."""
 
     def enter(self, page: Listener, name: str) -> None:
         """A page was opened."""

@@ -59,9 +59,13 @@ async def watch(websocket: WebSocket) -> None:
         refusal = Unauthenticated("expected an operator who signed in, on this server's own page")
         await websocket.send_denial_response(answer_of(refusal))
         return
+    # Read before the page hears that it is live and reads its list: nothing may change unheard in between.
+    revision = await asyncio.to_thread(service.parts.store.desk.last_revision)
     await websocket.accept()
     page = Listener()
     service.presence.enter(page, member.name)
+    if service.presence.seen is None:
+        service.presence.seen = revision
     _tell_viewers(service)
     tasks = {asyncio.create_task(work) for work in (_read(websocket, service, page), _write(websocket, page))}
     try:
@@ -102,17 +106,14 @@ def _tell(service: Service, frame: ChangedOut | ViewersOut) -> None:
 
 async def tell_changes(service: Service) -> None:
     """Runs as long as the server."""
-    desk, seen = service.parts.store.desk, -1
+    desk, presence = service.parts.store.desk, service.presence
     while True:
-        try:
-            if not service.presence.pages:
-                seen = -1
-            elif seen < 0:
-                seen = await asyncio.to_thread(desk.last_revision)
-            else:
-                changed, seen = await asyncio.to_thread(desk.changed_since, seen)
+        if not presence.pages:
+            presence.seen = None
+        elif presence.seen is not None:
+            # A store that cannot be read now can be later, and then tells all that changed meanwhile.
+            with contextlib.suppress(StoreError):
+                changed, presence.seen = await asyncio.to_thread(desk.changed_since, presence.seen)
                 if changed:
                     _tell(service, ChangedOut(conversations=changed))
-        except StoreError:
-            seen = -1
         await asyncio.sleep(CHANGES_POLL_S)

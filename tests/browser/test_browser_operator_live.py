@@ -10,9 +10,9 @@ from playwright.sync_api import Page, expect
 from bot.conversation import Message
 from bot.feedback.desk import Doing
 from tests.browser.accessibility import serious_findings
+from tests.browser.chat_page import ask, conversation_of, replies, say
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
-from tests.browser.test_browser_chat import ask, replies, say
 from tests.hostile import INERT_JS, PAYLOADS
 from tests.service_rig import OPERATOR_KEY
 
@@ -87,20 +87,21 @@ def test_triage_needs_no_mouse(both: tuple[Page, Page]) -> None:
     """j and k walk, a claims, f flags, e closes, / searches, ? shows the sheet; keys typed into a field are text."""
     chat, desk = both
     ask(chat, "An ochre question")
-    expect(desk.locator(".od-row", has_text="ochre")).to_be_visible()
+    row = desk.locator(".od-row", has_text="ochre").first
+    expect(row).to_be_visible()
     desk.keyboard.press("j")
-    expect(desk.locator(".od-row").first).to_have_attribute("aria-current", "true")
+    expect(row).to_have_attribute("aria-current", "true")
     expect(desk.locator(".od-message.od-user", has_text="ochre")).to_be_visible()
     desk.keyboard.press("a")
     expect(desk.locator(".od-head").get_by_text("@local")).to_be_visible()
     desk.keyboard.press("f")
-    expect(desk.locator(".od-row", has_text="ochre").get_by_text("flagged")).to_be_visible()
+    expect(row.get_by_text("flagged")).to_be_visible()
     desk.keyboard.press("n")
     desk.get_by_label("Only the staff sees it").fill("a jet of notes")
     desk.keyboard.press("Control+Enter")
     expect(desk.locator(".od-notes")).to_contain_text("a jet of notes")
     desk.keyboard.press("e")
-    expect(desk.locator(".od-row", has_text="ochre")).to_have_count(0)
+    expect(desk.locator(".od-head").get_by_text("resolved")).to_be_visible()
     desk.keyboard.press("?")
     expect(desk.get_by_role("dialog", name="Keys")).to_be_visible()
     desk.keyboard.press("Escape")
@@ -121,7 +122,7 @@ def test_two_operators_see_each_other_and_a_claim_holds(new_visit: Callable[...,
     bens.get_by_label("Password").fill("a long password")
     bens.get_by_role("button", name="Sign in").click()
     expect(bens.get_by_role("link", name="Studio")).to_be_hidden()
-    expect(bens.get_by_text("local looking")).to_be_visible()
+    expect(bens.locator(".od-row", has_text="sepia").first.get_by_text("local looking")).to_be_visible()
     open_newest(bens, "sepia")
     expect(mine.locator(".od-head").get_by_text(f"{ben} looking")).to_be_visible()
     mine.keyboard.press("a")
@@ -135,7 +136,7 @@ def test_two_hundred_hostile_texts_are_inert(new_visit: Callable[..., Visit], pr
     store, ids = product.rig.store, product.rig.parts.ids
     chat = new_visit().chat()
     ask(chat, "A hostile beginning")
-    conversation_id = chat.evaluate("JSON.parse(localStorage.getItem('rejoinder.chat')).conversation_id")
+    conversation_id = conversation_of(chat)
     doing = Doing("operator:local", 1000.0)
     for i, payload in enumerate(PAYLOADS):
         said = Message(ids.message(), conversation_id, 0, "user", payload.text, 1000.0, client_id=f"h{i}")

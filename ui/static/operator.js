@@ -374,8 +374,8 @@ class Desk {
   #lamp(on) {
     this.lamp.textContent = on ? "live" : "offline, reconnecting…";
     this.lamp.classList.toggle("off", !on);
-    if (on && this.wasOff) this.#changed([this.openId]);
-    this.wasOff = !on;
+    // What changed before the server began to tell of changes, or while it could not.
+    if (on) this.#changed([this.openId]);
   }
 
   #tell(words, isProblem = false) {
