@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -20,6 +22,11 @@ def test_nobody_reads_conversations_without_signing_in(visit: Visit) -> None:
         assert visit.context.request.get(visit.home + path).status == 401
 
 
+def fresh(word: str) -> str:
+    """A word that no earlier attempt of a test has used."""
+    return f"{word}{secrets.token_hex(4)}"
+
+
 def find(page: Page, words: str) -> None:
     """Search for words that occur in one conversation, and open it."""
     search = page.get_by_label("Search", exact=True)
@@ -33,12 +40,13 @@ def find(page: Page, words: str) -> None:
 
 def test_the_operator_finds_and_reads_a_transcript(operator_visit: Visit) -> None:
     """A search finds it; each reply shows its act, propensity, version, why it was chosen, and what the person said."""
-    reply = ask(operator_visit.chat(), "Where is my purple card?")
+    purple = fresh("purple")
+    reply = ask(operator_visit.chat(), f"Where is my {purple} card?")
     reply.get_by_role("button", name="Good reply").click()
     page = operator_visit.open("/operator/")
-    find(page, "purple")
+    find(page, purple)
     transcript = page.locator(".od-transcript")
-    expect(transcript.get_by_text("Where is my purple card?")).to_be_visible()
+    expect(transcript.get_by_text(f"Where is my {purple} card?")).to_be_visible()
     step = transcript.locator(".od-step")
     expect(step.locator("summary")).to_contain_text("answer:card_arrival")
     expect(step.locator("summary")).to_contain_text("v000001")
@@ -53,10 +61,11 @@ def test_the_operator_finds_and_reads_a_transcript(operator_visit: Visit) -> Non
 def test_hostile_text_is_inert_on_the_operators_page(operator_visit: Visit, product: Product) -> None:
     """In the list, the snippet and the transcript; a dialog or a request outside fails the test by itself."""
     product.script(HOSTILE)
-    ask(operator_visit.chat(), f"magenta {HOSTILE}")
+    magenta = fresh("magenta")
+    ask(operator_visit.chat(), f"{magenta} {HOSTILE}")
     page = operator_visit.open("/operator/")
-    find(page, "magenta")
-    expect(page.locator(".od-message.od-user .od-text")).to_have_text(f"magenta {HOSTILE}")
+    find(page, magenta)
+    expect(page.locator(".od-message.od-user .od-text")).to_have_text(f"{magenta} {HOSTILE}")
     expect(page.locator(":is(.od-rows, .od-transcript) :is(img, script, iframe, b, a)")).to_have_count(0)
 
 
@@ -66,9 +75,10 @@ def is_frozen(product: Product) -> bool:
 
 def test_filters_narrow_the_list(operator_visit: Visit) -> None:
     """By thumb; nothing that matches is said plainly."""
-    ask(operator_visit.chat(), "An amber question").get_by_role("button", name="Bad reply").click()
+    amber = fresh("amber")
+    ask(operator_visit.chat(), f"An {amber} question").get_by_role("button", name="Bad reply").click()
     page = operator_visit.open("/operator/")
-    find(page, "amber")
+    find(page, amber)
     page.get_by_role("button", name="Filters").click()
     page.get_by_label("Thumb", exact=True).select_option("up")
     expect(page.get_by_text("No conversation matches.")).to_be_visible()

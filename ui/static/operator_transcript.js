@@ -131,7 +131,7 @@ export function drawSide(node, answer, on, canAct) {
   const parts = [
     el("h2", {}, "Conversation"), code(conversation.id), list,
     el("h2", {}, "Tags"), el("div", { class: "od-tags" }, ...tags, canAct && button("Add", on.tag, { tone: "small", keys: "#" })),
-    el("h2", {}, "Notes"), el("ul", { class: "od-notes" }, ...(notes.length ? notes : [faint("Only the staff sees notes.")])), canAct && button("Write a note", on.note, { tone: "small", keys: "n" }),
+    el("h2", {}, "Notes"), notes.length ? el("ul", { class: "od-notes" }, ...notes) : faint("Only the staff sees notes."), canAct && button("Write a note", on.note, { tone: "small", keys: "n" }),
     el("h2", {}, "About the whole conversation"), ...signalLines(whole), ...latest(answer.rewards.filter((reward) => reward.scope === "conversation")).map(rewardPill),
   ];
   node.replaceChildren(...parts.filter(Boolean));
