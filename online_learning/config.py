@@ -262,6 +262,9 @@ class LearnerConfig:
     ridge: float = 0.0
     """Precision of a Gaussian prior on the head's weights around nothing learned. Its part in the loss falls with the
     number of rows, as a prior's does; weight decay would not."""
+    ridge_errors: float = 0.05
+    """Of a modelled thumb: the ridge holds in full where so many right answers or more get a thumb down, and in proportion
+    less where fewer do (to a third at least), since such thumbs can be taken at their word. 0: always in full."""
     epochs: int = 3
     batch_size: int = 128
     rows_per_update: int = 2048

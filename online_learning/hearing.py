@@ -9,6 +9,16 @@ from online_learning.config import ActTerms, LikelihoodConfig
 from online_learning.rated_rows import RatedRows
 from online_learning.raters import estimate_raters
 
+LEAST_RIDGE = 1 / 3
+"""Share of the ridge that stays however well people press. Chosen on bankdesk `warmstart`, as `ridge_errors` was."""
+
+
+def ridge_share(loss: ActTerms, ridge_errors: float) -> float:
+    """How much of the head's prior is in force under raters who err like these."""
+    if not isinstance(loss, LikelihoodConfig) or not ridge_errors:
+        return 1.0
+    return min(1.0, max(LEAST_RIDGE, (1 - loss.p_right) / ridge_errors))
+
 
 def as_heard(rows: RatedRows, loss: ActTerms) -> tuple[RatedRows, ActTerms, dict[str, float]]:
     """The rows, each by the trust in its person; the loss with the estimated rates; and metrics.

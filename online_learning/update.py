@@ -31,7 +31,7 @@ from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
 from online_learning.algorithms.q_heads import QHeads
 from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
 from online_learning.config import ActTerms, LearnerConfig
-from online_learning.hearing import as_heard
+from online_learning.hearing import as_heard, ridge_share
 from online_learning.rated_rows import RatedRows, padded, rated_rows
 from online_learning.text_passes import text_logprobs
 
@@ -313,7 +313,8 @@ class Learner:
         out = ALGORITHMS[self.config.algorithm](inputs_fn(), loss)
         head = self.model.encoder.model.head(CURRENT)
         if head is not None and self.config.ridge:  # Minus the log of its Gaussian prior, but for a constant.
-            out = LossOutputs(out.loss + self.config.ridge / (2 * num_rows) * head.up.square().sum(), out.metrics)
+            ridge = self.config.ridge * ridge_share(loss, self.config.ridge_errors)
+            out = LossOutputs(out.loss + ridge / (2 * num_rows) * head.up.square().sum(), out.metrics)
         metrics = self._descend("acts", out, list(self.value.parameters()) if own_step else None) | moved
         if self.q_heads is not None:
             self.q_heads.follow()
