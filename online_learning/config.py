@@ -265,6 +265,8 @@ class LearnerConfig:
     ridge_errors: float = 0.05
     """Of a modelled thumb: the ridge holds in full where so many right answers or more get a thumb down, and in proportion
     less where fewer do (to a third at least), since such thumbs can be taken at their word. 0: always in full."""
+    ridge_rows: int = 1000
+    """And in full up to so many rows, beyond them in proportion less: a few thumbs say little however true they are."""
     epochs: int = 3
     batch_size: int = 128
     rows_per_update: int = 2048

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from online_learning.algorithms.likelihood import calibrated_noise
-from online_learning.config import ActTerms, LikelihoodConfig
+from online_learning.config import ActTerms, LearnerConfig, LikelihoodConfig
 from online_learning.rated_rows import RatedRows
 from online_learning.raters import estimate_raters
 
 LEAST_RIDGE = 1 / 3
-"""Share of the ridge that stays however well people press. Chosen on bankdesk `warmstart`, as `ridge_errors` was."""
+"""Share of the ridge that stays however well people press. Chosen on bankdesk `warmstart`, as `ridge_errors` and `ridge_rows` were."""
 
 
-def ridge_share(loss: ActTerms, ridge_errors: float) -> float:
-    """How much of the head's prior is in force under raters who err like these."""
-    if not isinstance(loss, LikelihoodConfig) or not ridge_errors:
+def ridge_share(loss: ActTerms, num_rows: int, config: LearnerConfig) -> float:
+    """How much of the head's prior is in force with so many rows of raters who err like these."""
+    if not isinstance(loss, LikelihoodConfig) or not config.ridge_errors:
         return 1.0
-    return min(1.0, max(LEAST_RIDGE, (1 - loss.p_right) / ridge_errors))
+    errs, few = (1 - loss.p_right) / config.ridge_errors, config.ridge_rows / num_rows
+    return min(1.0, max(LEAST_RIDGE, errs, few))
 
 
 def as_heard(rows: RatedRows, loss: ActTerms) -> tuple[RatedRows, ActTerms, dict[str, float]]:

@@ -313,7 +313,7 @@ class Learner:
         out = ALGORITHMS[self.config.algorithm](inputs_fn(), loss)
         head = self.model.encoder.model.head(CURRENT)
         if head is not None and self.config.ridge:  # Minus the log of its Gaussian prior, but for a constant.
-            ridge = self.config.ridge * ridge_share(loss, self.config.ridge_errors)
+            ridge = self.config.ridge * ridge_share(loss, num_rows, self.config)
             out = LossOutputs(out.loss + ridge / (2 * num_rows) * head.up.square().sum(), out.metrics)
         metrics = self._descend("acts", out, list(self.value.parameters()) if own_step else None) | moved
         if self.q_heads is not None:

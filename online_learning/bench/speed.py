@@ -44,7 +44,7 @@ from online_learning.bench.speed_store import Cost, TimedLoop, TimedStore, fill
 from online_learning.config import DEEP, LearnerConfig
 from online_learning.evaluate import Question
 from online_learning.offline import OfflinePolicy
-from online_learning.process import build_loop
+from online_learning.process import build_loop, config_of
 
 SMALLEST = 1000
 """Decisions in the smallest store."""
@@ -151,7 +151,7 @@ def causal_report(
     settings: Settings, model: PolicyModel, like: Sequence[Decision], asked: Sequence[Question], plan: Plan
 ) -> dict[str, Any]:
     """Text updates of the learner and of the plain implementation, in turns, with a matrix product between them."""
-    config, writer = LearnerConfig(), CausalPart(find_or_fetch("causal", settings))
+    config, writer = config_of(settings), CausalPart(find_or_fetch("causal", settings))
     rows = text_rows(settings, writer, like, asked[: plan.num_texts])
     updates = {
         "learner": speed_text.our_update(model, writer, rows, config),
@@ -227,7 +227,7 @@ def _resident(name: str, settings: Settings, rows: list[Credit]) -> tuple[int, i
     """In the child: (when loaded, after one update)."""
     torch.set_num_threads(settings.learn.threads)
     model = PolicyModel(EncoderPart(find_or_fetch("encoder", settings)))
-    writer, config = CausalPart(find_or_fetch("causal", settings)), LearnerConfig()
+    writer, config = CausalPart(find_or_fetch("causal", settings)), config_of(settings)
     loaded = _highest_mib()
     if name == "plain":
         speed_text.plain_update(writer, rows, config)()
