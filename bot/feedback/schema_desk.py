@@ -44,6 +44,9 @@ CREATE TABLE inbox_facets (
 
 _NEXT = "(SELECT coalesce(max(revision), 0) + 1 FROM inbox)"
 _LAST_TEXT_CHARS = 240
+_REPLACED = """(SELECT value FROM signals WHERE conversation_id = new.conversation_id AND kind = new.kind
+                AND decision_id IS new.decision_id AND author = new.author AND seq < new.seq ORDER BY seq DESC LIMIT 1)"""
+"""The signal that a new one takes the place of: to count anew would cost more with every signal of the conversation."""
 
 _FILL = (
     f"""
@@ -107,10 +110,8 @@ _KEPT_IN_STEP = (
     f"""
     CREATE TRIGGER inbox_follows_signals AFTER INSERT ON signals BEGIN
         UPDATE inbox SET revision = {_NEXT},
-            up = CASE new.kind WHEN 'thumb' THEN (SELECT count(*) FROM signals_in_force
-                WHERE conversation_id = new.conversation_id AND kind = 'thumb' AND value > 0) ELSE up END,
-            down = CASE new.kind WHEN 'thumb' THEN (SELECT count(*) FROM signals_in_force
-                WHERE conversation_id = new.conversation_id AND kind = 'thumb' AND value < 0) ELSE down END,
+            up = CASE new.kind WHEN 'thumb' THEN up + (new.value > 0) - coalesce({_REPLACED} > 0, 0) ELSE up END,
+            down = CASE new.kind WHEN 'thumb' THEN down + (new.value < 0) - coalesce({_REPLACED} < 0, 0) ELSE down END,
             csat = CASE new.kind WHEN 'csat' THEN cast(new.value AS INTEGER) ELSE csat END,
             outcome = CASE new.kind WHEN 'outcome' THEN cast(new.value AS INTEGER) ELSE outcome END
         WHERE conversation_id = new.conversation_id;

@@ -280,3 +280,14 @@ def test_an_operators_own_conversations_are_not_in_the_inbox(store: Store) -> No
     store.add_conversation(make_conversation(id="lesson", person_id="operator:ana"))
     assert ids(store) == []
     assert json.loads(json.dumps(store.desk.counts("ana", NOW)))["bot"] == 0
+
+
+def test_thumbs_are_counted_in_force_by_slot(three: Store) -> None:
+    """Of each (reply, person) the newest: a changed mind moves from one count to the other, a second person adds."""
+    said = [("p1", 1.0), ("p1", 1.0), ("p2", -1.0), ("p1", -1.0), ("p2", 0.0), ("p3", 1.0)]
+    seen = []
+    for i, (author, value) in enumerate(said):
+        three.add_signal(make_signal(key=f"t{i}", conversation_id="a", decision_id="da", author=author, value=value))
+        row = three.desk.line("a", NOW)
+        seen.append((row.up, row.down))
+    assert seen == [(1, 0), (1, 0), (1, 1), (0, 2), (0, 1), (1, 1)]
