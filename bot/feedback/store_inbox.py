@@ -7,6 +7,7 @@ message; it looks at MAX_LOOKED_AT of them in one go, so that a frequent word un
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ SELECT i.* FROM inbox AS i WHERE {conditions}
 ORDER BY i.updated_at DESC, i.conversation_id LIMIT :limit
 """
 _WAITING_LIST = """
-SELECT i.* FROM inbox AS i WHERE {conditions} ORDER BY i.waiting_since, i.conversation_id LIMIT :limit
+SELECT i.* FROM inbox AS i INDEXED BY inbox_waiting WHERE {conditions} ORDER BY i.waiting_since, i.conversation_id LIMIT :limit
 """
 _AFTER = "(i.updated_at < :at OR (i.updated_at = :at AND i.conversation_id > :after))"
 _AFTER_WAITING = "(i.waiting_since > :at OR (i.waiting_since = :at AND i.conversation_id > :after))"
@@ -207,19 +208,16 @@ def _facets(conn: Connection, ids: Sequence[str]) -> dict[tuple[str, str], list[
 # --- beside the list --------------------------------------------------------------------------------------------------
 def counts(conn: Connection, who: str, now: float) -> dict[str, int]:
     """Conversations by state, and `mine`: claimed by `who` and not resolved."""
-    # Each of the two is answered by an index alone.
     total = dict(conn.execute("SELECT status, count(*) FROM inbox GROUP BY status").fetchall())
-    asleep = dict(
-        conn.execute(
-            "SELECT status, count(*) FROM inbox WHERE snoozed_until > 0 AND snoozed_until > ? GROUP BY status", [now]
-        ).fetchall()
-    )
+    # Grouped by SQLite, it would walk the whole inbox by status for the few that sleep.
+    sleeping = conn.execute("SELECT status FROM inbox WHERE snoozed_until > 0 AND snoozed_until > ?", [now])
+    asleep = Counter(row[0] for row in sleeping)
     mine = conn.execute(
         "SELECT count(*) FROM inbox WHERE assignee <> '' AND assignee = ? AND status <> 'resolved'", [who]
     ).fetchone()[0]
     statuses = ("bot", "waiting", "person", "resolved")
-    awake = {status: int(total.get(status, 0)) - int(asleep.get(status, 0)) for status in statuses}
-    return awake | {"snoozed": int(sum(asleep.values())), "mine": int(mine)}
+    awake = {status: int(total.get(status, 0)) - asleep[status] for status in statuses}
+    return awake | {"snoozed": asleep.total(), "mine": int(mine)}
 
 
 def values(conn: Connection, kind: str, limit: int = 200) -> list[str]:
