@@ -134,7 +134,8 @@ def test_a_conversation_is_deleted_after_asking_once(visit: Visit, product: Prod
 def test_the_place_in_the_queue_is_shown_and_moves(visit: Visit, product: Product) -> None:
     """One person more is before us, then is taken over."""
     product.rig.store.add_conversation(make_conversation(id="c_before", created_at=1.0, status="waiting"))
-    num_before = len(product.rig.store.waiting())
+    num_before = len(product.rig.store.desk.waiting())
+    product.rig.clock.now += 60  # Whoever waits already has waited longer.
     page = visit.chat()
     page.locator(".rj-header").get_by_role("button", name="Talk to a person").click()
     expect(page.get_by_text(f"You are number {num_before + 1} in the queue.")).to_be_visible()
