@@ -26,6 +26,8 @@ BENCHES: Mapping[str, str] = {
     "crash": "online_learning.bench.crash:main",
     "swap": "online_learning.bench.swap:main",
     "latency": "online_learning.bench.latency:main",
+    "serve": "online_learning.bench.serve:main",
+    "idle": "online_learning.bench.idle:main",
     "speed": "online_learning.bench.speed:main",
     "robust": "online_learning.bench.robust:main",
     "credit": "online_learning.bench.credit:main",
@@ -127,7 +129,7 @@ HANDLERS: Mapping[str, Handler] = {
     "eval": _by_name("online_learning.evaluate:main"),
     "bench": _bench,
     "rules": _by_name("bot.feedback.rules_command:main"),
-    "versions": _by_name("bot.policy.adapters:command"),
+    "versions": _by_name("bot.policy.versions_command:command"),
     "doctor": _by_name("bot.doctor:main"),
 }
 
@@ -214,16 +216,13 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument(
         "--kills", type=_number("kills", 1, 10**6), default=50, metavar="N", help="crash: of each process"
     )
-    bench.add_argument("--swaps", type=_number("swaps", 1, 10**6), default=20, metavar="N", help="swap: new versions")
-    bench.add_argument(
-        "--streams", type=_number("streams", 1, 1000), default=8, metavar="N", help="swap: at the same time"
-    )
     bench.add_argument(
         "--messages", type=_number("messages", 32, 10**6), default=200, metavar="N", help="latency: asked"
     )
     bench.add_argument("--rows", type=_number("rows", 2, 10**6), default=300, metavar="N", help="gate: held out, rated")
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
     _add_speed(bench)
+    _add_serving(bench)
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
     bench.add_argument(
@@ -246,14 +245,16 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--thumbs", type=_number("thumbs", 1, 10**9), metavar="N", help="learn: ends at so many")
     bench.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn: repeat K times")
     bench.add_argument("--version", metavar="V", help="robust: default is the one that serves")
-    bench.add_argument("--tiny", action="store_true", help="crash, swap, latency: models of random weights")
+    bench.add_argument(
+        "--tiny", action="store_true", help="crash, swap, latency, serve, idle: models of random weights"
+    )
     _add_dataset(bench)
 
 
 def _add_speed(bench: argparse.ArgumentParser) -> None:
     numbers = {
         "decisions": (1000, 10**8, 10**6, "speed: in the largest store"),
-        "repeats": (1, 1000, 5, "speed, inbox: of each timing"),
+        "repeats": (1, 1000, 5, "speed, inbox: of each timing; serve, idle: rounds"),
         "texts": (1, 10**4, 16, "speed: written replies"),
         "conversations": (1, 10**7, 100_000, "inbox: stored"),
     }
@@ -262,16 +263,28 @@ def _add_speed(bench: argparse.ArgumentParser) -> None:
         bench.add_argument(f"--{name}", type=number, default=default, metavar="N", help=what)
 
 
+def _add_serving(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("--swaps", type=_number("swaps", 1, 10**6), default=20, metavar="N", help="swap: new versions")
+    bench.add_argument(
+        "--streams", type=_number("streams", 1, 1000), default=8, metavar="N", help="swap: at the same time"
+    )
+    bench.add_argument("--chats", type=_number("chats", 1, 10**4), metavar="N", help="serve: default 1, 8 and 32")
+    bench.add_argument("--sockets", type=_number("sockets", 1, 10**5), default=3000, metavar="N", help="idle: open")
+    bench.add_argument("--round-s", type=_seconds, default=4.0, metavar="S", help="serve, idle: length of a round")
+
+
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=_file, metavar="F.jsonl", help='rows {"text", "answer"}')
 
 
 def _add_keeping(commands: Any) -> None:
-    versions = commands.add_parser("versions", help="list, roll back, promote, freeze")
+    versions = commands.add_parser("versions", help="list, roll back, promote, try on some conversations, freeze")
     acts = versions.add_subparsers(dest="versions_command", required=True, metavar="ACT")
-    for act in ("list", "rollback", "promote", "freeze", "unfreeze"):
+    for act in ("list", "rollback", "promote", "canary", "withdraw", "freeze", "unfreeze"):
         parser = acts.add_parser(act)
-        if act in ("rollback", "promote"):
+        if act == "canary":
+            parser.add_argument("--share", type=_share, metavar="S", help="default: rollout.canary_share")
+        if act in ("rollback", "promote", "canary"):
             parser.add_argument("version", nargs="?" if act == "rollback" else None, metavar="VERSION")
         parser.add_argument("--reason", default="", help="kept in the audit log")
     rules = commands.add_parser("rules", help="check reward rules, try them on history, put them in force")
@@ -291,6 +304,16 @@ def _number(name: str, low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 3600.0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, up to 3600, got {text!r}")
+    return seconds
 
 
 def _share(text: str) -> float:

@@ -9,13 +9,12 @@ import asyncio
 import importlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
 from bot.actions.executor import Actions
@@ -34,10 +33,12 @@ from bot.policy.vllm import VllmPolicy
 from bot.policy.vllm_adapters import RemoteAdapters
 from bot.policy.vllm_server import VllmServer
 from bot.policy.vocabulary import Vocabulary
-from bot.service import AppParts, DrainingServer, create_app
+from bot.rollout import Rollout
+from bot.service import AppParts, DrainingServer, create_app, exit_cleanly_on_sigterm, uvicorn_config
 from bot.session import Session
 from bot.settings import Settings
 from bot.teaching import Teacher
+from bot.tracing import tracing
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Backend:
     embedder: Embedder
     words: Sequence[str] | None
     """Those that the embedder knows; None: questions are taken as they are typed."""
+    counts: Callable[[], Mapping[str, float]] = dict
+    """What it counts by itself (`bot.metrics.ENGINE_COUNTS`)."""
 
 
 def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
@@ -72,7 +75,7 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
 
     if settings.policy.threads:
         torch.set_num_threads(settings.policy.threads)
-    encoder = EncoderPart(find_or_fetch("encoder", settings))
+    encoder = EncoderPart(find_or_fetch("encoder", settings), reuse=settings.engine.reuse)
 
     def load_causal() -> CausalPart:
         return CausalPart(find_or_fetch("causal", settings))
@@ -82,7 +85,11 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
     is_here = causal is not None or find("causal", settings) is not None
     model = PolicyModel(encoder, causal, alpha=settings.policy.causal_alpha)
     return Engine(
-        model, adapters, temperature=settings.policy.temperature, load_causal=load_causal if is_here else None
+        model,
+        adapters,
+        temperature=settings.policy.temperature,
+        load_causal=load_causal if is_here else None,
+        max_batch=settings.engine.max_batch,
     )
 
 
@@ -98,6 +105,7 @@ def build_asker(settings: Settings, store: Store) -> Asker:
 async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIterator[Serving]:
     """Open the home, load the models, follow the champion; everything is closed again at the end."""
     async with AsyncExitStack() as stack:
+        span = stack.enter_context(tracing(settings.otel_endpoint))
         domain = load_domain(settings.domain)
         store = stack.enter_context(Store(settings.database))
         adapters = AdapterStore(settings.adapters, home_secret(settings.home))
@@ -106,6 +114,8 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
         stack.callback(index.close)
         retriever = Retriever(domain, index, backend.embedder, backend.words if settings.policy.mend else None)
         await retriever.build()
+        secret = home_secret(settings.home)
+        rollout = Rollout(backend.policy, adapters, store, settings.rollout, secret)
         ids = IdSource(settings.seed, epoch=sum(store.counts().values()))
         session = Session(
             settings=settings,
@@ -117,13 +127,28 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
             ids=ids,
             asker=build_asker(settings, store),
             holdout_key=holdout_key(settings.home, settings.seed),
+            version_for=rollout.version_for,
+            span=span,
         )
-        identity = Identity(home_secret(settings.home), operator_key(settings.home))
+        stack.push_async_callback(_stopped, asyncio.create_task(rollout.run()))
+        identity = Identity(secret, operator_key(settings.home))
         teacher = Teacher(
             settings=settings, domain=domain, store=store, policy=backend.policy, knowledge=retriever, ids=ids
         )
         await teacher.load_cases()
-        parts = AppParts(settings, store, session, backend.policy, adapters, domain, identity, ids, teacher)
+        parts = AppParts(
+            settings,
+            store,
+            session,
+            backend.policy,
+            adapters,
+            domain,
+            identity,
+            ids,
+            teacher,
+            engine_counts=backend.counts,
+            span=span,
+        )
         yield Serving(parts, session, backend.policy, retriever)
 
 
@@ -143,7 +168,7 @@ async def _open_backend(
         _beside(stack, remote.follow())
         policy = remote
     _beside(stack, engine.follow_champion())
-    return Backend(policy, engine, engine.words)
+    return Backend(policy, engine, engine.words, engine.counts)
 
 
 def _beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
@@ -166,9 +191,16 @@ def build_remote(settings: Settings, adapters: AdapterStore, acts: Policy) -> Vl
     )
 
 
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 def run_server(settings: Settings) -> int:
     """`rejoinder serve`: until SIGTERM or Ctrl-C. Returns the exit code."""
     quiet_logging()
+    exit_cleanly_on_sigterm()
     asyncio.run(_serve(settings))
     return 0
 
@@ -190,21 +222,6 @@ async def _serve(settings: Settings) -> None:
         server = DrainingServer(uvicorn_config(app, settings), app)
         log.info("ready to listen after %.1f s", time.perf_counter() - started)
         await server.serve()
-
-
-def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """No compression (memory per socket, and compressed bombs); frames bounded before they are read."""
-    return uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        # Larger frames than allowed must reach the app, which answers with one clear line; this bounds memory.
-        ws_max_size=16 * settings.limits.max_frame_bytes,
-        ws_per_message_deflate=False,
-        log_level="warning",
-        timeout_graceful_shutdown=30,
-        server_header=False,
-    )
 
 
 def mount_pages(app: FastAPI, settings: Settings, domain: Domain) -> None:

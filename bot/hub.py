@@ -3,7 +3,8 @@
 A reply belongs to the room, not to a socket, so a dropped connection loses and doubles nothing:
 
 1. a socket enters the room and joins: it gets one snapshot (hello), then everything that happens after it;
-2. a user message is stored, then told, then waits its turn: one reply at a time;
+2. a user message is stored, then told, then waits its turn: one reply at a time in a room, and so many in all rooms
+   (`bot.limits.Turns`: address by address, so that nobody crowds out the others);
 3. a reply's deltas are told as they come; the whole message is told once it is on disk;
 4. nobody listening for `reconnect_grace_s`: the reply is cancelled; nobody left and nothing running: the room is freed.
 
@@ -26,9 +27,11 @@ from bot.conversation import Conversation, Delta, Message, Signal, Standing
 from bot.domain import Domain
 from bot.errors import RejoinderError, TurnTaken
 from bot.feedback.store import Store
+from bot.limits import Turns
 from bot.listener import Listener
 from bot.metrics import Metrics
 from bot.settings import LimitSettings
+from bot.tracing import Span, no_span
 from bot.wire import (
     DeltaOut,
     ErrorOut,
@@ -49,6 +52,8 @@ MAX_WAITING = 4
 """Messages of one conversation that may wait for their turn."""
 MAX_REPLIES_PER_PERSON = 4
 """Conversations of one person in which a reply may be made at the same time."""
+BUSY_S = 2.0
+"""Shortest wait that somebody who is refused is told."""
 DRAIN_S = 25.0
 """How long running replies may go on after the server was told to stop."""
 GOING_AWAY = 1012
@@ -96,7 +101,9 @@ class Hub:
         limits: LimitSettings,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        span: Span = no_span,
     ) -> None:
+        self.span = span
         self.store = store
         self.replier = replier
         self.domain = domain
@@ -104,15 +111,16 @@ class Hub:
         self.metrics = metrics
         self.clock = clock
         self.draining = False
+        self.turns = Turns(limits.max_replies, limits.max_waiting, clock)
         self.num_replies: Counter[str] = Counter()
         """Person -> conversations in which a reply is being made."""
         self.rooms: dict[str, Room] = {}
 
-    def enter(self, conversation: Conversation) -> Room:
-        """The conversation's room, held until `leave`."""
+    def enter(self, conversation: Conversation, address: str) -> Room:
+        """The conversation's room, held until `leave`. Its replies are made in the turns of this address."""
         room = self.rooms.get(conversation.id)
         if room is None:
-            room = self.rooms[conversation.id] = Room(self, conversation)
+            room = self.rooms[conversation.id] = Room(self, conversation, address)
             self.metrics.rooms.set(len(self.rooms))
         room.num_holders += 1
         room.keep()
@@ -183,6 +191,7 @@ class Hub:
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Refuse new messages, let running replies end (at most `deadline_s`), then close every socket with 1012."""
         self.draining = True
+        self.turns.dismiss()  # Their messages are stored: they are answered when their people come back.
         tasks = {room.stop_after_this() for room in self.rooms.values()} - {None}
         await _end([task for task in tasks if task is not None], deadline_s)
         listeners = [listener for room in self.rooms.values() for listener in room.listeners]
@@ -208,8 +217,9 @@ async def _end(tasks: Sequence[asyncio.Task[None]], deadline_s: float) -> None:
 class Room:
     """One conversation: its tabs, its waiting messages, its running reply."""
 
-    def __init__(self, hub: Hub, conversation: Conversation) -> None:
+    def __init__(self, hub: Hub, conversation: Conversation, address: str) -> None:
         self._hub = hub
+        self._address = address
         self.conversation = conversation
         self.listeners: set[Listener] = set()
         self.num_holders = 0
@@ -329,9 +339,12 @@ class Room:
         if self._hub.draining:
             raise Unavailable("the server is restarting: send it again in a few seconds")
         if len(self._waiting) >= MAX_WAITING:
-            raise Busy(f"expected at most {MAX_WAITING} messages waiting for a reply, got another", 2.0)
+            wait_s = max(BUSY_S, self._hub.turns.wait_s)
+            raise Busy(f"expected at most {MAX_WAITING} messages waiting for a reply, got another", wait_s)
         if not self.is_replying and self._hub.num_replies[self.conversation.person_id] >= MAX_REPLIES_PER_PERSON:
-            raise Busy(f"expected at most {MAX_REPLIES_PER_PERSON} replies at once, got another", 2.0)
+            wait_s = max(BUSY_S, self._hub.turns.wait_s)
+            raise Busy(f"expected at most {MAX_REPLIES_PER_PERSON} replies at once, got another", wait_s)
+        self._hub.turns.check()
 
     async def _lacks_reply(self, stored: Message) -> bool:
         later = await asyncio.to_thread(self._hub.store.messages, self.conversation.id, stored.seq)
@@ -386,11 +399,14 @@ class Room:
             self._task = asyncio.create_task(self._reply_to(self._current))
 
     async def _reply_to(self, message: Message) -> None:
-        end = "cancelled"
+        end, asked = "cancelled", self._hub.clock()
         try:
-            await self.refresh()
-            if self.conversation.status != "person":
-                await self._stream(message)
+            async with self._hub.turns.turn(self._address, self.conversation.person_id):
+                self._hub.metrics.queue_s.observe(self._hub.clock() - asked)
+                await self.refresh()
+                if self.conversation.status != "person":
+                    with self._hub.span("reply", queue_s=self._hub.clock() - asked):
+                        await self._stream(message)
             end = "done"
         except TurnTaken:
             # A person took over while the reply was made; theirs is the word now, and nobody needs to hear of it.
@@ -408,21 +424,25 @@ class Room:
             await self._end_reply()
 
     async def _stream(self, message: Message) -> None:
-        started, is_first = self._hub.clock(), True
+        metrics, clock = self._hub.metrics, self._hub.clock
+        started, told = clock(), 0.0
         stream = self._hub.replier.reply(self.conversation, message)
         try:
             async for item in stream:
-                if is_first:
-                    self._hub.metrics.first_text_s.observe(self._hub.clock() - started)
-                    is_first = False
+                if told:
+                    metrics.piece_s.observe(clock() - told)
+                else:
+                    metrics.first_text_s.observe(clock() - started)
+                told = clock()
                 if isinstance(item, Delta):
                     self._tell_delta(item)
                 else:
+                    metrics.version_replies.labels(item.version or "none").inc()
                     await self.publish()
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
-        self._hub.metrics.reply_s.observe(self._hub.clock() - started)
+        metrics.reply_s.observe(clock() - started)
 
     def _tell_delta(self, delta: Delta) -> None:
         written = self._partial.text if self._partial and self._partial.message_id == delta.message_id else ""

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 from collections.abc import AsyncIterator
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -37,13 +39,15 @@ from bot.routes import (
     learner,
     own,
     review,
+    serving,
     signin,
     versions,
     watch,
 )
 from bot.routes.parts import AppParts, Service
+from bot.settings import Settings
 
-__all__ = ["AppParts", "DrainingServer", "create_app", "drain"]
+__all__ = ["AppParts", "DrainingServer", "create_app", "drain", "exit_cleanly_on_sigterm", "uvicorn_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ QUEUE_POLL_S = 1.0
 """How soon people who wait hear that the queue has moved."""
 _ROUTERS = (
     *(chat, conversations, own, feedback, inbox, desk, review, accounts, watch),
-    *(versions, learner, signin, health),
+    *(versions, learner, serving, signin, health),
 )
 
 
@@ -109,6 +113,31 @@ class DrainingServer(uvicorn.Server):
             await asyncio.wait({draining}, timeout=0.1)
         draining.cancel()
         await super().shutdown(sockets)
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """No compression (memory per socket, and compressed bombs); frames bounded before they are read."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        # Larger frames than allowed must reach the app, which answers with one clear line; this bounds memory.
+        ws_max_size=16 * settings.limits.max_frame_bytes,
+        ws_per_message_deflate=False,
+        log_level="warning",
+        timeout_graceful_shutdown=30,
+        server_header=False,
+    )
+
+
+def exit_cleanly_on_sigterm() -> None:
+    """uvicorn raises the signal that stopped it once more when it is done: by default that would kill the process before
+    anything else is closed, with an exit code of failure."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 @contextlib.asynccontextmanager

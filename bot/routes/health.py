@@ -42,13 +42,21 @@ async def ready(service: ServiceDep) -> JSONResponse:
 
 @router.get("/metrics")
 async def metrics(service: ServiceDep) -> Response:
-    """Prometheus text."""
+    """Prometheus text. Anybody may ask, so rows are counted once a second at most."""
+    now = service.parts.monotonic()
+    if now - service.rows_counted_at >= KEEP_S:
+        service.rows_counted_at = now
+        await _count_rows(service)
+    service.metrics.replies_waiting.set(service.hub.turns.num_waiting)
+    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _count_rows(service: Service) -> None:
     try:
         for table, count in (await asyncio.to_thread(service.parts.store.counts)).items():
             service.metrics.rows.labels(table).set(count)
     except RejoinderError:
         service.metrics.errors.labels("unavailable").inc()
-    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def find_problem(service: Service) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -11,13 +11,14 @@ from bot.domain import Domain
 from bot.feedback.store import Store
 from bot.hub import Hub, Replier
 from bot.identity import Identity, IdSource
-from bot.limits import TokenBuckets
+from bot.limits import Places, TokenBuckets
 from bot.metrics import Metrics
 from bot.policy.types import Policy
 from bot.presence import Presence
 from bot.settings import Settings
 from bot.staff import Staff
 from bot.teaching import Teacher
+from bot.tracing import Span, no_span
 
 if TYPE_CHECKING:
     from bot.routes.versions import Versions
@@ -43,6 +44,9 @@ class AppParts:
     """Epoch seconds: what is written into rows and cookies."""
     monotonic: Callable[[], float] = time.monotonic
     """What durations and rate limits are measured with."""
+    engine_counts: Callable[[], Mapping[str, float]] = dict
+    """What the engine counts by itself, under the names of `bot.metrics.ENGINE_COUNTS`."""
+    span: Span = no_span
 
 
 LearnerHealth = Literal["ok", "stale", "stopped"]
@@ -67,18 +71,21 @@ class Service:
     hub: Hub
     metrics: Metrics
     messages: TokenBuckets
+    address_messages: TokenBuckets
+    sockets: Places
     feedback: TokenBuckets
     conversations: TokenBuckets
     logins: TokenBuckets
     staff: Staff
     presence: Presence = field(default_factory=Presence)
     num_sockets: int = 0
+    rows_counted_at: float = float("-inf")
     ready: Readiness = field(default_factory=Readiness)
 
     @classmethod
     def of(cls, parts: AppParts) -> Service:
         """Fresh state around the parts."""
-        limits, metrics = parts.settings.limits, Metrics()
+        limits, metrics = parts.settings.limits, Metrics(parts.engine_counts)
         hub = Hub(
             store=parts.store,
             replier=parts.replier,
@@ -86,12 +93,17 @@ class Service:
             limits=limits,
             metrics=metrics,
             clock=parts.monotonic,
+            span=parts.span,
         )
         return cls(
             parts=parts,
             hub=hub,
             metrics=metrics,
             messages=TokenBuckets("messages", limits.messages_per_min, parts.monotonic),
+            address_messages=TokenBuckets(
+                "messages from your network", limits.address_messages_per_min, parts.monotonic
+            ),
+            sockets=Places("open chats from your network", limits.address_sockets),
             feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),
             conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),
             logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),

@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from bot.conversation import BASE_VERSION
 from bot.errors import AdapterError
 from bot.feedback.desk import Doing
-from bot.policy.adapters import Champion
+from bot.feedback.store import Tally
+from bot.policy.adapters import Canary, Champion
 from bot.policy.manifest import Manifest
+from bot.rollout import interval, success, thumbs, verdict_on
 from bot.routes.access import DeveloperDep, OperatorDep, ServiceDep
-from bot.routes.parts import Service
+from bot.routes.parts import AppParts, Service
 
 router = APIRouter(tags=["versions"])
 
@@ -48,6 +50,15 @@ class Versions(Protocol):
     def promote(self, version: str, reason: str, by: str = "operator") -> Champion:
         """Make a version the champion."""
 
+    def canary(self) -> Canary | None:
+        """The candidate that a share of conversations gets."""
+
+    def set_canary(self, version: str, share: float, reason: str, by: str) -> Canary:
+        """Let a share of conversations have a version."""
+
+    def withdraw(self, reason: str, by: str = "operator") -> Canary:
+        """The champion serves alone again."""
+
     def freeze(self, reason: str, by: str = "operator") -> None:
         """Stop publishing."""
 
@@ -77,6 +88,18 @@ class Promote(_Asked):
     reason: Reason
 
 
+class TryOut(_Asked):
+    """Let a share of conversations have a version."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"version": "v000007", "share": 0.1, "reason": "first on a few"}]}
+    )
+
+    version: VersionId
+    share: Annotated[float, Field(gt=0, le=1)]
+    reason: Reason
+
+
 class Because(_Asked):
     """Why."""
 
@@ -93,7 +116,7 @@ class Standing(BaseModel):
 
 
 class VersionLine(BaseModel):
-    """One version. `state`: champion, published, base, pruned (its weights were removed to save space), or damaged."""
+    """One version. `state`: champion, canary, published, base, pruned (its weights were removed to save space), or damaged."""
 
     version: str
     parent: str = ""
@@ -103,16 +126,44 @@ class VersionLine(BaseModel):
     lineage: dict[str, Any] = {}
 
 
+class Arm(BaseModel):
+    """What people said of one version since a canary began. Shares are over conversations; `*_ci` are valid at any time."""
+
+    version: str
+    conversations: int
+    replies: int
+    rated: int
+    up: float | None
+    up_ci: tuple[float, float] | None
+    outcomes: int
+    success: float | None
+    success_ci: tuple[float, float] | None
+
+
+class CanaryLine(BaseModel):
+    """A candidate beside the champion, and what is to become of it: wait, promote or withdraw."""
+
+    version: str
+    since: float
+    share: float
+    reason: str
+    verdict: str
+    verdict_reason: str
+    candidate: Arm
+    champion: Arm
+
+
 class VersionList(Standing):
     """Oldest first."""
 
+    canary: CanaryLine | None = None
     versions: list[VersionLine]
 
 
 @router.get("/v1/versions")
 async def list_versions(service: ServiceDep, _: OperatorDep) -> VersionList:
     """Every version with its gate report and lineage."""
-    return await asyncio.to_thread(_listed, service.parts.versions)
+    return await asyncio.to_thread(_listed, service.parts)
 
 
 @router.post("/v1/versions/rollback")
@@ -131,6 +182,23 @@ async def promote(service: ServiceDep, doing: DeveloperDep, body: Promote) -> St
     return await _moved(
         service, doing, "promote", body.reason, lambda: versions.promote(body.version, body.reason, doing.actor)
     )
+
+
+@router.post("/v1/versions/canary")
+async def try_out(service: ServiceDep, doing: DeveloperDep, body: TryOut) -> Standing:
+    """Serve a published version to a share of conversations; it is promoted or withdrawn by what people say."""
+
+    def move() -> None:
+        service.parts.versions.set_canary(body.version, body.share, body.reason, doing.actor)
+
+    return await _moved(service, doing, "canary", body.reason, move)
+
+
+@router.post("/v1/versions/withdraw")
+async def withdraw(service: ServiceDep, doing: DeveloperDep, body: Because) -> Standing:
+    """End the canary: the champion serves alone again."""
+    versions = service.parts.versions
+    return await _moved(service, doing, "withdraw", body.reason, lambda: versions.withdraw(body.reason, doing.actor))
 
 
 @router.post("/v1/versions/freeze")
@@ -161,14 +229,46 @@ def _standing(versions: Versions) -> Standing:
     return Standing(champion=versions.champion().version, frozen=versions.frozen)
 
 
-def _listed(versions: Versions) -> VersionList:
-    standing = _standing(versions)
+def _listed(parts: AppParts) -> VersionList:
+    versions = parts.versions
+    standing, canary = _standing(versions), versions.canary()
     base = VersionLine(version=BASE_VERSION, state="champion" if standing.champion == BASE_VERSION else "base")
-    lines = [base] + [_line(versions, version, standing.champion) for version in versions.versions()]
-    return VersionList(champion=standing.champion, frozen=standing.frozen, versions=lines)
+    tried = canary.version if canary else ""
+    lines = [base] + [_line(versions, version, standing.champion, tried) for version in versions.versions()]
+    shown = _canary(canary, standing.champion, parts) if canary else None
+    return VersionList(champion=standing.champion, frozen=standing.frozen, canary=shown, versions=lines)
 
 
-def _line(versions: Versions, version: str, champion: str) -> VersionLine:
+def _canary(canary: Canary, champion: str, parts: AppParts) -> CanaryLine:
+    verdict, candidate, other = verdict_on(canary, champion, parts.store, parts.settings.rollout)
+    return CanaryLine(
+        version=canary.version,
+        since=canary.since,
+        share=canary.share,
+        reason=canary.reason,
+        verdict=verdict.what,
+        verdict_reason=verdict.reason,
+        candidate=_arm(candidate),
+        champion=_arm(other),
+    )
+
+
+def _arm(tally: Tally) -> Arm:
+    up, solved = thumbs(tally), success(tally)
+    return Arm(
+        version=tally.version,
+        conversations=tally.conversations,
+        replies=tally.replies,
+        rated=tally.rated,
+        up=up.mean if up.n else None,
+        up_ci=interval(up),
+        outcomes=tally.outcomes,
+        success=solved.mean if solved.n else None,
+        success_ci=interval(solved),
+    )
+
+
+def _line(versions: Versions, version: str, champion: str, canary: str) -> VersionLine:
     try:
         manifest = versions.inspect(version)
     except AdapterError as error:
@@ -178,7 +278,7 @@ def _line(versions: Versions, version: str, champion: str) -> VersionLine:
         version=version,
         parent=manifest.parent,
         created_at=manifest.created_at,
-        state="champion" if version == champion else kept,
+        state="champion" if version == champion else "canary" if version == canary else kept,
         gate=dict(manifest.gate),
         lineage=_summary(manifest.lineage),
     )

@@ -24,7 +24,9 @@ from online_learning.simulate.processes import START_TIMEOUT_S, free_port
 
 TIRELESS = Patience(first_delay_s=0.05, max_delay_s=0.2, give_up_after=1_000_000)
 """Restarts at once and for ever: what is measured is the product, not the pause before the next start."""
-UNLIMITED = {f"limits.{name}_per_min": "1000000" for name in ("messages", "feedback", "conversations")}
+UNLIMITED = {
+    f"limits.{name}_per_min": "1000000" for name in ("messages", "address_messages", "feedback", "conversations")
+} | {"limits.address_sockets": "4000"}
 
 
 @contextmanager

@@ -114,6 +114,7 @@ def _options(plan: Plan, given: Sequence[str]) -> dict[str, str]:
         "learn.poll_s": "0.05",
         "learn.keep_versions": "1000000",  # the learning curve goes back to the first
         "limits.messages_per_min": "1000000",
+        "limits.address_messages_per_min": "1000000",
         "limits.feedback_per_min": "1000000",
         "limits.conversations_per_min": "1000000",
     }

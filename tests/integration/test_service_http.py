@@ -142,9 +142,12 @@ MATRIX: dict[tuple[str, str], tuple[bool, ...]] = {
     ("GET", "/v1/versions"): STAFF,
     ("POST", "/v1/versions/rollback"): DEVELOPERS,
     ("POST", "/v1/versions/promote"): DEVELOPERS,
+    ("POST", "/v1/versions/canary"): DEVELOPERS,
+    ("POST", "/v1/versions/withdraw"): DEVELOPERS,
     ("POST", "/v1/versions/freeze"): DEVELOPERS,
     ("POST", "/v1/versions/unfreeze"): DEVELOPERS,
     ("GET", "/v1/learner"): STAFF,
+    ("GET", "/v1/serving"): STAFF,
 }
 
 
@@ -197,6 +200,7 @@ def test_the_matrix_holds(client: TestClient, rig: Rig, method: str, path: str) 
         "/v1/feedback": {"message_id": reply_id, "thumb": 1},
         "/v1/outcomes": {"conversation_id": conversation_id, "solved": True},
         "/v1/versions/promote": {"version": BASE_VERSION, "reason": "test"},
+        "/v1/versions/canary": {"version": BASE_VERSION, "share": 0.1, "reason": "test"},
         "/v1/session": {"key": OPERATOR_KEY},
     }
     because = {"reason": "test"} if "versions" in path else {}
@@ -467,6 +471,29 @@ def test_versions_are_listed_promoted_and_rolled_back(client: TestClient, rig: R
     ]
     assert listed[1]["gate"] == {"passed": True}
     assert listed[1]["lineage"] == {"num_decisions": 2}
+
+
+def test_a_canary_is_shown_with_what_people_say_of_both_versions(client: TestClient, rig: Rig) -> None:
+    """Tried out on a tenth, then withdrawn by hand; a share of 0 is a bad body."""
+    publish(rig, "v000001")
+    body = {"version": "v000001", "share": 0.1, "reason": "first on a few"}
+    assert client.post("/v1/versions/canary", json=body, headers=OPERATOR).json()["champion"] == "v000000"
+    listed = client.get("/v1/versions", headers=OPERATOR).json()
+    assert [v["state"] for v in listed["versions"]] == ["champion", "canary"]
+    canary = listed["canary"]
+    assert (canary["version"], canary["share"], canary["verdict"]) == ("v000001", 0.1, "wait")
+    assert canary["verdict_reason"] == "0 of 200 conversations"
+    nothing = {"conversations": 0, "replies": 0, "rated": 0, "up": None, "up_ci": None}
+    nothing |= {"outcomes": 0, "success": None, "success_ci": None}
+    assert canary["candidate"] == {"version": "v000001"} | nothing
+    assert canary["champion"] == {"version": "v000000"} | nothing
+    assert client.post("/v1/versions/canary", json=body | {"share": 0.0}, headers=OPERATOR).status_code == 400
+    client.post("/v1/versions/withdraw", json={"reason": "enough"}, headers=OPERATOR)
+    assert client.get("/v1/versions", headers=OPERATOR).json()["canary"] is None
+    unknown = client.post("/v1/versions/canary", json=body | {"version": "v000009"}, headers=OPERATOR)
+    assert unknown.json()["error"]["message"] == "version: expected one of v000001, got 'v000009'"
+    again = client.post("/v1/versions/withdraw", json={"reason": "enough"}, headers=OPERATOR)
+    assert (again.status_code, again.json()["error"]["message"]) == (404, "withdraw: expected a canary, got none")
 
 
 def test_a_damaged_version_is_shown_as_such_and_cannot_be_promoted(client: TestClient, rig: Rig) -> None:

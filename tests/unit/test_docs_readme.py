@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SHOWN = {
+    "otel_endpoint": "none",
     "home": "~/.rejoinder",
     "model_cache": "~/.cache/rejoinder/models",
     "seed": "none",

@@ -16,7 +16,7 @@ from bot.policy.causal import CausalPart
 from bot.policy.encoder import EncoderPart, whitening
 from bot.policy.model import ActRow, PolicyModel, draw
 from bot.policy.types import TextRequest
-from tests.tiny_models import TEMPERATURE, load_tiny_causal, random_adapter, tiny_policy
+from tests.tiny_models import TEMPERATURE, load_tiny_causal, random_adapter, tiny_encoder, tiny_policy
 
 QUERIES = ("card?", "I lost my card and I need to freeze it now, please help me", "top up by bank transfer", "")
 LEGAL = (
@@ -342,3 +342,20 @@ def test_the_same_seed_draws_the_same_act() -> None:
     draws = [draw(logprobs_A, seed) for seed in seeds]
     assert draws == [draw(logprobs_A, seed) for seed in seeds]
     assert set(draws) == {0, 1}
+
+
+def test_a_text_that_was_read_is_not_read_again(tmp_path: Path) -> None:
+    """A question is read once for retrieval and choice together, an act's texts once for all requests. The control: with
+    reuse off every use reads again, and says the same."""
+    keeping, forgetful = (EncoderPart(tiny_encoder(tmp_path / "tiny"), reuse=reuse) for reuse in (True, False))
+    acts = [LegalAct("answer:lost", ("I lost my card", "card gone"))]
+    found = []
+    for encoder in (keeping, forgetful):
+        ids = [encoder.tokenize("where is my card")]
+        states = [encoder.pool(ids) for _ in range(2)]
+        found.append([*states, *(encoder.similarity(states[0], acts) for _ in range(2))])
+
+    assert (keeping.num_texts_asked, keeping.num_texts_read) == (6, 3)
+    assert (forgetful.num_texts_asked, forgetful.num_texts_read) == (6, 6)
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
