@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ KEY = b"k" * 32
 
 def make_tally(**overrides: Any) -> Tally:
     """100 conversations, 80 of them rated, three thumbs of four up; half of 40 were solved."""
-    fields: dict[str, Any] = {"conversations": 100, "replies": 300, "rated": 80, "up": 60.0, "up_squares": 60.0}
-    return Tally(**{"version": "v000002", "outcomes": 40, "solved": 20.0} | fields | overrides)
+    fields: dict[str, Any] = {"version": "v000002", "conversations": 100, "replies": 300}
+    fields |= {"rated": 80, "up": 60.0, "up_squares": 60.0, "outcomes": 40, "solved": 20.0}
+    return Tally(**fields | overrides)
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ def test_looking_at_every_conversation_raises_few_false_alarms_and_finds_what_is
         n = np.arange(1, 301)
         middle, both = (ours - theirs) / n, ours / n * (1 - ours / n) + theirs / n * (1 - theirs / n)
         variance = both / n + 2 * 0.25 / n / n
-        half = 1.96 * np.sqrt(variance) if scale == 0 else np.array([_half(2 * k) for k in n]) * np.sqrt(variance)
+        half = 1.96 * np.sqrt(variance) if scale == 0 else np.array([_half(int(2 * k)) for k in n]) * np.sqrt(variance)
         return float(((middle + half < 0) & (n >= 30)).any(axis=1).mean())
 
     assert ever_withdrawn(0.7) <= 0.05
@@ -222,7 +223,11 @@ async def test_the_session_asks_which_version_a_conversation_gets(tmp_path: Path
 def test_another_champion_ends_the_canary(rig: Rig) -> None:
     """It was compared with the one before. A rollback ends it too."""
     publish_bytes(rig.adapters)
-    for move in (lambda: rig.adapters.promote("v000003", "by hand"), rig.adapters.rollback):
+    moves: tuple[Callable[[], object], ...] = (
+        lambda: rig.adapters.promote("v000003", "by hand"),
+        rig.adapters.rollback,
+    )
+    for move in moves:
         rig.adapters.set_canary("v000002", 0.1, "test", "test")
         move()
         assert rig.adapters.canary() is None
