@@ -13,6 +13,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from bot.policy.types import ActRequest
 from tests.service_rig import Live, Tab, live, open_rig
 
 TOKENS = ("In", " five", " days.")
@@ -39,14 +40,13 @@ async def test_a_crowd_from_one_address_delays_another_by_one_turn(tmp_path: Pat
             crowd = [await opened(tabs_open, server) for _ in range(4)]
             other = await opened(tabs_open, server, **ELSEWHERE)
             for number, tab in enumerate([*crowd, other]):
-                await ask(tab)
+                await tab.send(type="message", client_id="a", text="other" if tab is other else f"crowd {number}")
                 await until(lambda n=number: rig.hub.turns.num_waiting == n)  # type: ignore[misc]
-            order: list[str] = []
-            replies = [asyncio.create_task(noted(tab, f"crowd {i}", order)) for i, tab in enumerate(crowd)]
-            replies.append(asyncio.create_task(noted(other, "other", order)))
             rig.policy.step(len(TOKENS) * 5)
-            await asyncio.gather(*replies)
-            assert order == ["crowd 0", "crowd 1", "other", "crowd 2", "crowd 3"]
+            for tab in [*crowd, other]:
+                await tab.next_reply()
+        asked = [request.query for request in rig.policy.requests if isinstance(request, ActRequest)]
+        assert asked == ["crowd 0", "crowd 1", "other", "crowd 2", "crowd 3"]
 
 
 async def test_over_the_bound_messages_are_refused_as_busy_and_kept_nowhere(tmp_path: Path) -> None:
@@ -162,8 +162,3 @@ async def opened(stack: AsyncExitStack, server: Live, **options: Any) -> Tab:
     tab = await stack.enter_async_context(server.socket(**options))
     await tab.say_hello()
     return tab
-
-
-async def noted(tab: Tab, name: str, order: list[str]) -> None:
-    await tab.next_reply()
-    order.append(name)
