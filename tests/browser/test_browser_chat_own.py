@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -132,16 +133,17 @@ def test_a_conversation_is_deleted_after_asking_once(visit: Visit, product: Prod
 
 
 def test_the_place_in_the_queue_is_shown_and_moves(visit: Visit, product: Product) -> None:
-    """One person more is before us, then is taken over."""
-    product.rig.store.add_conversation(make_conversation(id="c_before", created_at=1.0, status="waiting"))
-    num_before = len(product.rig.store.desk.waiting())
-    product.rig.clock.now += 60  # Whoever waits already has waited longer.
+    """One person more is before us, then is helped."""
+    store, before = product.rig.store, f"c_{uuid4().hex}"
+    store.add_conversation(make_conversation(id=before, created_at=1.0, status="waiting"))
     page = visit.chat()
     page.locator(".rj-header").get_by_role("button", name="Talk to a person").click()
-    expect(page.get_by_text(f"You are number {num_before + 1} in the queue.")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"You are number \d+ in the queue\."))).to_be_visible()
+    place = store.desk.waiting().index(conversation_of(page)) + 1
+    expect(page.get_by_text(f"You are number {place} in the queue.")).to_be_visible()
     expect(page.locator(".rj-header").get_by_role("button", name="Talk to a person")).to_be_disabled()
-    product.rig.store.update_conversation("c_before", status="resolved")
-    expect(page.get_by_text(f"You are number {num_before} in the queue.")).to_be_visible()
+    store.update_conversation(before, status="resolved")
+    expect(page.get_by_text(f"You are number {place - 1} in the queue.")).to_be_visible()
 
 
 def test_the_page_speaks_the_browsers_language_until_another_is_chosen(new_visit: Callable[..., Visit]) -> None:

@@ -66,7 +66,7 @@ def test_hostile_texts_stay_text_in_the_widget(visit: Visit, product: Product) -
     expect(page.locator(".rj-badge b")).to_have_text("v000001")
     here = conversation_of(page)
     for number, payload in enumerate(PAYLOADS):
-        line = make_message(id=f"m_widget_{number}", conversation_id=here, role="bot", text=payload.text)
+        line = make_message(id=f"m_{number}_{here}", conversation_id=here, role="bot", text=payload.text)
         product.rig.store.add_reply(line, None)
     page.reload()
     page.get_by_role("button", name="Open chat").click()

@@ -10,6 +10,7 @@ import pytest
 from bot.conversation import Conversation
 from bot.errors import NotFound, StoreError
 from bot.feedback.store import ConversationFilter, Store, UpdateRow
+from bot.feedback.store_connection import Connection
 from tests.builders import make_conversation, make_decision, make_message, make_reward, make_signal
 
 SECRET = "marmalade"
@@ -140,3 +141,17 @@ def test_nothing_else_may_delete(store: Store, table: str) -> None:
     store.erase_conversation("c1", author="person", at=2000.0)
     with pytest.raises(StoreError, match="append-only"):
         store._write(lambda conn: conn.execute(f"DELETE FROM {table}"))
+
+
+def test_every_table_that_names_a_conversation_forgets_it(store: Store) -> None:
+    """A new table either goes with its conversation (ON DELETE CASCADE) or is deleted by name; only the note stays."""
+
+    def kept(conn: Connection) -> set[str]:
+        tables = [row["name"] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {table: [row["name"] for row in conn.execute(f"PRAGMA table_info ({table})")] for table in tables}
+        naming = {table for table in tables if "conversation_id" in columns[table]}
+        links = [(table, row) for table in naming for row in conn.execute(f"PRAGMA foreign_key_list ({table})")]
+        cascading = {table for table, row in links if (row["table"], row["on_delete"]) == ("conversations", "CASCADE")}
+        return naming - cascading
+
+    assert store._read(kept) == {"messages", "decisions", "signals", "rewards", "erasures", "erasing"}
