@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,9 @@ BENCHES: Mapping[str, str] = {
     "ladder": "online_learning.bench.ladder:main",
     "gate": "online_learning.bench.gate_curve:main",
     "crash": "online_learning.bench.crash:main",
-    "swap": "online_learning.bench.swap:main",
+    "swap": "online_learning.bench.swap_engine:main",
+    "swap-service": "online_learning.bench.swap:main",
+    "text": "online_learning.bench.serve_text:main",
     "latency": "online_learning.bench.latency:main",
     "serve": "online_learning.bench.serve:main",
     "idle": "online_learning.bench.idle:main",
@@ -246,15 +249,20 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn: repeat K times")
     bench.add_argument("--version", metavar="V", help="robust: default is the one that serves")
     bench.add_argument(
-        "--tiny", action="store_true", help="crash, swap, latency, serve, idle: models of random weights"
+        "--tiny",
+        action="store_true",
+        help="crash, swap, swap-service, text, latency, serve, idle: models of random weights",
     )
     _add_dataset(bench)
 
 
 def _add_speed(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument(
+        "--vllm-command", type=shlex.split, metavar="CMD", help="text: prints a vLLM server's tokens a second as JSON"
+    )
     numbers = {
         "decisions": (1000, 10**8, 10**6, "speed: in the largest store"),
-        "repeats": (1, 1000, 5, "speed, inbox: of each timing; serve, idle: rounds"),
+        "repeats": (1, 1000, 5, "speed, inbox, text: of each timing; serve, idle: rounds"),
         "texts": (1, 10**4, 16, "speed: written replies"),
         "conversations": (1, 10**7, 100_000, "inbox: stored"),
     }

@@ -72,6 +72,7 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
     from bot.policy.causal import CausalPart
     from bot.policy.encoder import EncoderPart
     from bot.policy.model import PolicyModel
+    from bot.policy.voice import WriterOptions
 
     if settings.policy.threads:
         torch.set_num_threads(settings.policy.threads)
@@ -84,12 +85,20 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
     # Nothing is fetched while a customer waits: `up` fetches; without the model there are no generated replies.
     is_here = causal is not None or find("causal", settings) is not None
     model = PolicyModel(encoder, causal, alpha=settings.policy.causal_alpha)
+    writing = WriterOptions(
+        dtype=settings.engine.dtype,
+        num_slots=settings.engine.replies_at_once,
+        step_tokens=settings.engine.step_tokens,
+        prefix_tokens=settings.engine.prefix_tokens,
+        max_reply_tokens=settings.policy.max_reply_tokens,
+    )
     return Engine(
         model,
         adapters,
         temperature=settings.policy.temperature,
         load_causal=load_causal if is_here else None,
         max_batch=settings.engine.max_batch,
+        writing=writing,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -130,7 +131,14 @@ class Generated:
     """The texts whose digits, links and amounts the reply may carry."""
     text: str
     stop_reason: str
-    """`stop`, `length` or `cancelled`."""
+    """`stop`, `length`, `repetition`, `deadline` or `cancelled`."""
+    dtype: str = "float32"
+    """The arithmetic it was written in: how far the log-probabilities may be from those of fp32 (`TEXT_ROUNDING`)."""
+
+
+TEXT_ROUNDING: Mapping[str, float] = {"float32": 0.0, "bfloat16": 0.5}
+"""Nats by which a token's log-probability may differ from fp32's for the arithmetic alone. Seen in bfloat16, SmolLM2-135M
+at temperature 0.7: 0.03 on average, 0.2 at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,8 +299,13 @@ class Session:
     ) -> AsyncGenerator[Delta | Message, None]:
         policy, sources = self._settings.policy, (spoken.text,)
         prompt = render.reply_prompt(situation.state, self._domain.persona, sources)
+        seed, chat, deadline_s = (
+            self._seed(situation, "text"),
+            situation.conversation.id,
+            self._settings.engine.reply_deadline_s,
+        )
         request = TextRequest(
-            prompt, sources, self._seed(situation, "text"), policy.max_reply_tokens, policy.text_temperature
+            prompt, sources, seed, policy.max_reply_tokens, policy.text_temperature, chat=chat, deadline_s=deadline_s
         )
         written, generated, index = "", None, 0
         try:

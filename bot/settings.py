@@ -55,6 +55,16 @@ class EngineSettings:
     """Choices, or texts to embed, that go through the encoder together."""
     reuse: bool = True
     """What the encoder made of a text is kept and used again; False computes it anew at each use (for measuring)."""
+    dtype: str = "auto"
+    """Arithmetic of generated replies: `float32`, `bfloat16`, or `auto`: bfloat16 where the machine multiplies it faster."""
+    replies_at_once: int = 16
+    """Generated replies in one batch; more wait, conversations in turn."""
+    step_tokens: int = 64
+    """Tokens computed in one step: one of each reply in the batch, the rest of prompts."""
+    prefix_tokens: int = 8192
+    """Prompt tokens whose keys and values are kept for prompts that begin alike (SmolLM2-135M in bfloat16: 23 kB each)."""
+    reply_deadline_s: float = 60.0
+    """A generated reply that has not begun by then gives way to the approved answer; one that has ends there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +251,10 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "learn.keep_versions": (1, 1e9),
     "learn.poll_s": (0.001, 3600.0),
     "learn.threads": (0, 1024),
+    "engine.replies_at_once": (1, 1024),
+    "engine.step_tokens": (1, 65536),
+    "engine.prefix_tokens": (0, 1e9),
+    "engine.reply_deadline_s": (0.1, 3600.0),
     "limits.max_text_chars": (1, 1e6),
     "limits.max_frame_bytes": (1024, 1e8),
     "limits.messages_per_min": (0.0, 1e9),
@@ -256,6 +270,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 """Lowest and highest value that makes sense; a temperature of 0 would divide by it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "policy.parts": ("encoder", "encoder+causal"),
+    "engine.dtype": ("auto", "float32", "bfloat16"),
     "engine.backend": ("transformers", "vllm", "scripted"),
     "learn.algorithm": ("ppo", "a2c", "reinforce", "trpo", "ilql", "imitation", "kto", "likelihood"),
     "learn.layers": ("head", "all"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bot.conversation import BASE_VERSION, Decision, Generated
+from bot.conversation import BASE_VERSION, TEXT_ROUNDING, Decision, Generated
 from bot.errors import AdapterError, NotFound
 from bot.feedback.store import Rated
 from bot.policy.adapted import BASE
@@ -32,7 +32,8 @@ def rescore(
     current_version: str,
     text_slack: float = 0.0,
 ) -> dict[str, float]:
-    """Largest |stored - recomputed| log-probability of each row under the row's own version, in nats (invariant 1).
+    """Largest |stored - recomputed| log-probability of each row under the row's own version, in nats (invariant 1), less
+    what the arithmetic of written words alone may change.
 
     Of generated text only what is beyond `text_slack` counts. Infinite where the version is gone or cannot be trusted, or no
     causal model is loaded for generated text.
@@ -96,7 +97,8 @@ def _text_errors(learner: Learner, written: Mapping[str, Generated], adapter: st
         logprobs_B_T = writer.token_logprobs([written[key] for key in batch], [name] * len(batch))[0].cpu()
         for key, logprobs_T in zip(batch, logprobs_B_T, strict=True):
             stored_T = torch.tensor(written[key].logprobs)
-            errors[key] = _largest_gap(stored_T, logprobs_T[: len(stored_T)])
+            gap = _largest_gap(stored_T, logprobs_T[: len(stored_T)])
+            errors[key] = max(0.0, gap - TEXT_ROUNDING[written[key].dtype])
     return errors
 
 

@@ -294,7 +294,7 @@ class Learner:
     def _prox_text(self, decision: Decision, version: str) -> Tensor:
         """Log-probabilities [T] of the row's words under the current weights, as the passes that teach compute them."""
         text, writer = _generated(decision), self._need_writer()
-        if decision.version == version and self.config.text_dtype == "fp32":
+        if decision.version == version and self.config.text_dtype == "fp32" and text.dtype == "float32":
             return torch.tensor(text.logprobs, device=writer.device)
         return text_logprobs(writer, [text], CURRENT, self.config)[0][0]
 

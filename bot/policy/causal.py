@@ -12,6 +12,7 @@ Shapes: B rows, A legal acts, S act tokens, T reply tokens, V vocabulary.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from bot.conversation import Generated, LegalAct
 from bot.policy.adapted import BASE, AdaptedModel, fingerprint, hush_loading, pick_device
+from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.model import ActRow
+from bot.policy.sampling import draw_tokens, masked_logprobs
 from bot.policy.types import TextDelta, TextRequest
 from bot.policy.vocabulary import Vocabulary
 
@@ -110,9 +113,7 @@ class CausalPart:
     def _begin(self, prompt_ids: tuple[int, ...], adapter: str) -> int:
         """Where the adapter begins to act: at the last occurrence of its invocation; 0: everywhere."""
         invocation = self.header_ids if adapter == BASE else self.model.invocation(adapter)
-        last = len(prompt_ids) - len(invocation)
-        places = (i for i in range(last, 0, -1) if prompt_ids[i : i + len(invocation)] == invocation)
-        return next(places, 0) if invocation else 0
+        return last_place(prompt_ids, invocation)
 
     @contextmanager
     def remembering(self, num_tokens: int) -> Iterator[None]:
@@ -175,30 +176,35 @@ class CausalPart:
         """Yield the reply piece by piece, at last a delta with the whole `Generated` record."""
         prompt_ids = self.prompt_ids(request.prompt)
         known = amounts(" ".join(request.sources))
-        generator = torch.Generator().manual_seed(request.seed & 0x7FFFFFFFFFFFFFFF)
+        uniforms = random.Random(request.seed)
         tokens: list[int] = []
         logprobs: list[float] = []
-        text, stop_reason = "", "length"
+        text, num_sent, stop_reason = "", 0, ""
         out = self.after_prompt(prompt_ids, (), adapter, keep=1)
-        while True:
-            logprobs_V = self._next(out.logits[0, -1], text, known, request.temperature)
-            token = int(torch.multinomial(logprobs_V.cpu().double().exp(), 1, generator=generator))
+        while not stop_reason:
+            logprobs_1_V = self._next(out.logits[0, -1:], text, known, request.temperature)
+            token = draw_tokens(logprobs_1_V, [uniforms.random()])[0]
             tokens.append(token)
-            logprobs.append(float(logprobs_V[token]))
-            if token in self.stop_ids:
-                stop_reason = "stop"
-                break
-            whole = self.vocabulary.text_of(tokens, text)
-            yield TextDelta(whole[len(text) :])
-            text = whole
-            if len(tokens) == request.max_tokens:
-                break
-            token_1_1 = torch.tensor([[token]], device=self.device)
-            out = self.model([adapter], input_ids=token_1_1, past_key_values=out.past_key_values, logits_to_keep=1)
+            logprobs.append(float(logprobs_1_V[0, token]))
+            text, stop_reason = read_on(self.vocabulary, text, tokens, request)
+            end = len(text) - (0 if stop_reason else num_held_back(text, request.stop))
+            if end > num_sent:
+                yield TextDelta(text[num_sent:end])
+                num_sent = end
+            if not stop_reason:
+                token_1_1 = torch.tensor([[token]], device=self.device)
+                out = self.model([adapter], input_ids=token_1_1, past_key_values=out.past_key_values, logits_to_keep=1)
         generated = Generated(
             prompt_ids, tuple(tokens), tuple(logprobs), request.temperature, request.sources, text.strip(), stop_reason
         )
         yield TextDelta("", generated)
+
+    def logprobs_of(self, row: Generated, logits_T_V: Tensor) -> Tensor:
+        """Log-probabilities [T] of a row's tokens, given the logits before each."""
+        temperature_T_1 = torch.full((len(row.token_ids), 1), row.temperature, device=logits_T_V.device)
+        logprobs_T_V = masked_logprobs(logits_T_V, temperature_T_1, self._allowed(row).to(logits_T_V.device))
+        tokens_T_1 = torch.tensor(row.token_ids, device=logits_T_V.device).unsqueeze(-1)
+        return logprobs_T_V.gather(-1, tokens_T_1).squeeze(-1)
 
     def token_logprobs(self, rows: Sequence[Generated], adapters: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Log-probabilities and mask [B, T] of written tokens, under temperature and grounding. Differentiable.
@@ -209,8 +215,7 @@ class CausalPart:
         logits_N_V = torch.cat(self._reply_logits(rows, adapters))
         temperature_N_1 = torch.cat([torch.full((n, 1), row.temperature) for row, n in zip(rows, lengths, strict=True)])
         allowed_N_V = torch.cat([self._allowed(row) for row in rows])
-        logits_N_V = logits_N_V.float() / temperature_N_1.to(self.device)
-        logprobs_N_V = logits_N_V.masked_fill(~allowed_N_V, -torch.inf).log_softmax(-1)
+        logprobs_N_V = masked_logprobs(logits_N_V, temperature_N_1.to(self.device), allowed_N_V)
         tokens_N = torch.tensor([token for row in rows for token in row.token_ids], device=self.device)
         logprobs_N = logprobs_N_V.gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1)
         mask_B_T = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(-1)
@@ -250,9 +255,9 @@ class CausalPart:
             text = self.vocabulary.text_of(row.token_ids[: step + 1], text)
         return torch.stack(masks).to(self.device)
 
-    def _next(self, logits_V: Tensor, text: str, known: frozenset[str], temperature: float) -> Tensor:
-        allowed_V = torch.from_numpy(self.vocabulary.allowed(text, known)).to(self.device)
-        return (logits_V.float() / temperature).masked_fill(~allowed_V, -torch.inf).log_softmax(-1)
+    def _next(self, logits_1_V: Tensor, text: str, known: frozenset[str], temperature: float) -> Tensor:
+        allowed_1_V = torch.from_numpy(self.vocabulary.allowed(text, known)).to(self.device).unsqueeze(0)
+        return masked_logprobs(logits_1_V, torch.tensor([[temperature]], device=self.device), allowed_1_V)
 
 
 def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -3,8 +3,8 @@
     lease(version) -> choose / write -> release
     champion pointer moved -> verify -> load beside -> probe -> flip -> old version drains -> freed
 
-Each part has one worker thread that owns its tensors; verification and reading happen on other threads, so a swap delays
-a running stream by the time it takes to hang the new LoRA layers in and to probe them.
+Each part has one worker thread that owns its tensors. Replies are written by a thread of their own (`bot.policy.writer`),
+so a swap delays a running stream by no more than the work it takes from the same cores.
 
 A causal model is loaded when the first reply is to be written; from then on a version's causal adapter is hung in and
 probed with the rest of the version, before it serves. That first reply is the one moment when the adapter of a version
@@ -19,7 +19,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +32,14 @@ from bot.errors import AdapterError, ModelError
 from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
-from bot.policy.manifest import CanaryProbe, TextProbe
+from bot.policy.manifest import CanaryProbe
 from bot.policy.model import ActRow, PolicyModel, draw
 from bot.policy.scheduler import MicroBatcher
-from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest
+from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest, WriterStats
+from bot.policy.voice import Voice, WriterOptions, compare
 from bot.policy.weights import VersionFiles, read_version
 
 log = logging.getLogger(__name__)
-
-PROBE_TOLERANCE = 1e-3
-"""Largest difference of a canary's log-probability, nats: ten times what batching and threads change, far below one update."""
-NEVER = -20.0
-"""Words below this log-probability are not told apart: the grounding mask may have made them impossible (-inf)."""
 
 
 class Engine:
@@ -57,12 +53,14 @@ class Engine:
         temperature: float,
         load_causal: Callable[[], CausalPart] | None = None,
         max_batch: int = 32,
+        writing: WriterOptions | None = None,
     ) -> None:
         self._model = model
         self._adapters = adapters
         self._temperature = temperature
         self._load_causal = load_causal
-        self._causal: CausalPart | None = model.causal
+        self._writing = writing or WriterOptions()
+        self._voice: Voice | None = None
         self._encoder_thread = ThreadPoolExecutor(1, "encoder")
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
@@ -86,6 +84,8 @@ class Engine:
     async def close(self) -> None:
         """Stop the worker threads after what they are doing. Whatever is asked afterwards is a ModelError."""
         self._closed = True
+        if self._voice is not None:
+            await asyncio.to_thread(self._voice.close)
         for thread in (self._encoder_thread, self._causal_thread):
             await asyncio.to_thread(thread.shutdown, True, cancel_futures=True)
 
@@ -113,7 +113,12 @@ class Engine:
     @property
     def can_write(self) -> bool:
         """Whether replies can be generated."""
-        return self._causal is not None or self._load_causal is not None
+        return self._model.causal is not None or self._load_causal is not None
+
+    @property
+    def writer_stats(self) -> WriterStats:
+        """Counters of the replies that are generated."""
+        return self._voice.stats if self._voice is not None else WriterStats()
 
     @asynccontextmanager
     async def lease(self, version: str | None = None) -> AsyncIterator[Lease]:
@@ -129,27 +134,31 @@ class Engine:
             await self._free_unused()
 
     async def choose(self, request: ActRequest, version: str) -> Choice:
-        """Draw one act under a loaded version."""
+        """Draw one act under a loaded version. Raises ModelError, for a request without legal acts too."""
         self._check_open()
+        if not request.legal:
+            raise ModelError(f"a choice for {request.query[:40]!r}: expected at least one legal act, got none")
         return await self._choices.submit((request, version))
 
     async def write(self, request: TextRequest, version: str) -> AsyncGenerator[TextDelta, None]:
-        """Stream a reply under a loaded version, one token at a time; streams take turns. Raises ModelError, before the
-        first piece, when the version's causal adapter is not what was trained: then another version serves."""
+        """Stream a reply under a loaded version, in one batch with all others. Raises ModelError, before the first piece,
+        when the version's causal adapter is not what was trained: then another version serves."""
         self._check_open()
-        causal = await self._need_causal()
+        voice = await self._need_voice()
         loop = asyncio.get_running_loop()
+        files = self._loaded.get(version)
         try:
-            adapter = await loop.run_in_executor(self._causal_thread, self._causal_adapter, causal, version)
+            adapter = (
+                BASE
+                if files is None
+                else await loop.run_in_executor(self._causal_thread, voice.hang_in, version, files)
+            )
         except AdapterError as error:
             await self._withdraw(version, error)
             raise ModelError(f"no reply by {version}: its causal adapter is not what was trained ({error})") from error
-        pieces = causal.write(request, adapter)
-        while True:
-            piece = await loop.run_in_executor(self._causal_thread, next, pieces, None)
-            if piece is None:
-                return
-            yield piece
+        async with aclosing(voice.write(request, adapter, self._causal_thread)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def counts(self) -> dict[str, float]:
         """Since the start, for metrics; any thread may ask."""
@@ -257,8 +266,10 @@ class Engine:
             files = await asyncio.to_thread(read_version, self._adapters, version)
             loop = asyncio.get_running_loop()
             try:
-                if self._causal is not None:
-                    await loop.run_in_executor(self._causal_thread, self._hang_in_causal, self._causal, version, files)
+                scores_acts = self._model.causal is not None
+                voice = await self._need_voice() if scores_acts else self._voice
+                if voice is not None:
+                    await loop.run_in_executor(self._causal_thread, voice.hang_in, version, files)
                 await loop.run_in_executor(self._encoder_thread, self._hang_in, version, files)
             except Exception:
                 await asyncio.gather(*self._drop_later(version))
@@ -292,7 +303,7 @@ class Engine:
             legal = tuple(LegalAct(f"probe:{i}", texts) for i, texts in enumerate(probe.acts))
             row = ActRow(self._model.encoder.tokenize(probe.query), legal, probe.temperature, probe.prompt)
             got_A = self._model.score([row], [version]).logprobs_B_A[0].cpu()
-            _compare(got_A, torch.tensor(probe.logprobs), f"{version}: canary log-probabilities")
+            compare(got_A, torch.tensor(probe.logprobs), f"{version}: canary log-probabilities")
 
     async def _free_unused(self) -> None:
         """Free every version that nobody leases. All is queued before the first wait: a lease that begins meanwhile
@@ -307,9 +318,11 @@ class Engine:
 
     def _drop_later(self, version: str) -> list[asyncio.Future[None]]:
         """Queued in each part's thread."""
-        loop = asyncio.get_running_loop()
-        jobs = ((self._encoder_thread, self._drop), (self._causal_thread, self._drop_causal))
-        return [loop.run_in_executor(thread, drop, version) for thread, drop in jobs]
+        loop, voice = asyncio.get_running_loop(), self._voice
+        jobs = [loop.run_in_executor(self._encoder_thread, self._drop, version)]
+        if voice is not None:
+            jobs.append(loop.run_in_executor(self._causal_thread, voice.drop_version, version))
+        return jobs
 
     def _drop(self, version: str) -> None:
         self._values.pop(version, None)
@@ -317,66 +330,23 @@ class Engine:
         if version in self._model.encoder.model.names:
             self._model.encoder.model.delete(version)
 
-    def _drop_causal(self, version: str) -> None:
-        if self._causal is not None and version in self._causal.model.names:
-            self._causal.model.delete(version)
-
     def _check_open(self) -> None:
         if self._closed:
             raise ModelError("the engine is closed: the server is stopping")
 
     # --- the causal part, loaded when first needed ------------------------------------------------------------------------
-    async def _need_causal(self) -> CausalPart:
+    async def _need_voice(self) -> Voice:
         async with self._causal_loading:
-            if self._causal is None:
-                if self._load_causal is None:
-                    raise ModelError("generated replies: expected a causal model, none is configured")
+            if self._voice is None:
                 loop = asyncio.get_running_loop()
-                self._causal = await loop.run_in_executor(self._causal_thread, self._load_causal)
-            return self._causal
+                self._voice = await loop.run_in_executor(self._causal_thread, self._load_voice)
+            return self._voice
 
-    def _causal_adapter(self, causal: CausalPart, version: str) -> str:
-        """The adapter name that writes for a version; BASE when the version has no causal weights."""
-        files = self._loaded.get(version)
-        if files is None or files.causal is None:
-            return BASE
-        if version not in causal.model.names:
-            self._hang_in_causal(causal, version, files)
-        return version
-
-    def _hang_in_causal(self, causal: CausalPart, version: str, files: VersionFiles) -> None:
-        """Load and probe; what does not hold is not left behind. Raises AdapterError."""
-        if files.causal is None or files.causal_config is None:
-            return
-        got = files.manifest.base_models.get("causal")
-        if str(got).partition(":")[2] != causal.name.partition(":")[2]:
-            raise AdapterError(f"{version}: expected a causal adapter of {causal.name}, got one of {got}")
-        self._drop_causal(version)
-        causal.model.load(version, files.causal_config, files.causal)
-        try:
-            _probe_text(causal, version, files.manifest.text_probes)
-        except AdapterError:
-            self._drop_causal(version)
-            raise
-
-
-@torch.no_grad()
-def _probe_text(causal: CausalPart, version: str, probes: Sequence[TextProbe]) -> None:
-    """Invariant 3 for words: the adapter writes as it did in the learner, and the base model beside it as before."""
-    if not probes:
-        raise AdapterError(f"{version}: expected text probes of its causal adapter in the manifest, got none")
-    for probe in probes:
-        with causal.remembering(len(probe.reply.prompt_ids)):  # Streams wait meanwhile: the prompt is read once.
-            for adapter, logprobs in ((version, probe.reply.logprobs), (BASE, probe.base_logprobs)):
-                got_T = causal.token_logprobs([probe.reply], [adapter])[0][0].cpu()
-                expected_T = torch.tensor(logprobs).clamp(min=NEVER)
-                _compare(got_T.clamp(min=NEVER), expected_T, f"{version}: log-probabilities of the canary's words")
-
-
-def _compare(got: Tensor, expected: Tensor, what: str) -> None:
-    off = float((got - expected).abs().max())
-    if not off <= PROBE_TOLERANCE:
-        raise AdapterError(f"{what} are off by {off:.2g} (allowed {PROBE_TOLERANCE})")
+    def _load_voice(self) -> Voice:
+        causal = self._model.causal
+        if causal is None and self._load_causal is None:
+            raise ModelError("generated replies: expected a causal model, none is configured")
+        return Voice(causal if causal is not None or self._load_causal is None else self._load_causal(), self._writing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,19 @@
-"""Groups requests that arrive while a worker thread is busy, and runs each group as one batch. No tensors.
+"""Who is computed for next. No tensors.
 
-One request alone runs at once; under load batches grow by themselves up to `max_batch`. A request that is cancelled
-before its batch starts is dropped from it. An error in a batch goes to each of its requests.
+`MicroBatcher`, for choices: requests that arrive while a worker thread is busy are one batch. One request alone runs at
+once; under load batches grow by themselves up to `max_batch`. A request that is cancelled before its batch starts is
+dropped from it. An error in a batch goes to each of its requests.
+
+`Scheduler`, for replies that are written token by token: who waits, who runs, what the next step holds.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 In = TypeVar("In")
@@ -68,3 +72,109 @@ def _settle(future: asyncio.Future[Out], *, result: Out | None = None, error: Ex
         future.set_exception(error)
     else:
         future.set_result(result)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A reply to be written, as the scheduler sees it."""
+
+    chat: str
+    """Whose turn it is, is decided between conversations."""
+    num_prompt: int
+    deadline_at: float | None = None
+    """By the scheduler's clock, seconds."""
+    slot: int | None = None
+    """None: it waits."""
+    num_read: int = 0
+    """Prompt tokens that are in the slot."""
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the whole prompt was read."""
+        return self.num_read >= self.num_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A piece of a job's prompt that the next step reads."""
+
+    job: Job
+    start: int
+    end: int
+
+
+class Scheduler:
+    """Who is written next: conversations take turns, running replies go before prompts, slots stay without gaps.
+
+    A step holds one token of every running reply and prompt tokens up to `step_tokens` in all, so a long prompt delays
+    a running reply by a step of that size at most. When nobody is being written for, `idle_tokens` are read at once.
+    """
+
+    def __init__(self, num_slots: int, step_tokens: int = 64, idle_tokens: int = 512) -> None:
+        self._num_slots = num_slots
+        self._step_tokens = step_tokens
+        self._idle_tokens = idle_tokens
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._running: list[Job] = []
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs without a slot."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def running(self) -> Sequence[Job]:
+        """By slot."""
+        return self._running
+
+    def add(self, job: Job) -> None:
+        """Queue a job behind those of its own conversation."""
+        self._waiting.setdefault(job.chat, deque()).append(job)
+
+    def expired(self, now: float) -> list[Job]:
+        """Jobs past their deadline, waiting or running; the caller removes them."""
+        jobs = [*self._running, *(job for queue in self._waiting.values() for job in queue)]
+        return [job for job in jobs if job.deadline_at is not None and job.deadline_at <= now]
+
+    def admit(self) -> list[Job]:
+        """Give free slots to the conversations whose turn it is."""
+        admitted = []
+        while self._waiting and len(self._running) < self._num_slots:
+            chat, queue = self._waiting.popitem(last=False)
+            job = queue.popleft()
+            if queue:
+                self._waiting[chat] = queue  # Behind all others: its next reply waits for theirs.
+            job.slot = len(self._running)
+            self._running.append(job)
+            admitted.append(job)
+        return admitted
+
+    def plan(self) -> tuple[list[Job], list[Reading]]:
+        """Jobs that go on by one token, and pieces of prompts; counts the pieces as read."""
+        writing = [job for job in self._running if job.is_writing]
+        left = max(self._step_tokens - len(writing), 1) if writing else self._idle_tokens
+        reading = []
+        for job in self._running:
+            size = min(left, job.num_prompt - job.num_read)
+            if size > 0:
+                reading.append(Reading(job, job.num_read, job.num_read + size))
+                job.num_read += size
+                left -= size
+        return writing, reading
+
+    def remove(self, job: Job) -> tuple[int, int] | None:
+        """Forget a job. Returns (from, to) when the job of the last slot takes over the one that became free."""
+        if job.slot is None:
+            queue = self._waiting.get(job.chat, deque())
+            if job in queue:
+                queue.remove(job)
+            if not queue:
+                self._waiting.pop(job.chat, None)
+            return None
+        slot, job.slot = job.slot, None
+        last = self._running.pop()
+        if last is job:
+            return None
+        self._running[slot], moved_from = last, len(self._running)
+        last.slot = slot
+        return moved_from, slot

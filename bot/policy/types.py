@@ -54,6 +54,12 @@ class TextRequest:
     seed: int
     max_tokens: int = 80
     temperature: float = 0.7
+    chat: str = ""
+    """Whose reply it is: conversations take turns when more replies wait than can be written at once."""
+    stop: tuple[str, ...] = ()
+    """Strings at which the reply ends; they are not shown."""
+    deadline_s: float | None = None
+    """From now: a reply that has not begun by then is a ModelError, one that has ends there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,31 @@ class TextDelta:
 
     text: str
     generated: Generated | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStats:
+    """Of the engine's writer, since its start unless said otherwise."""
+
+    num_waiting: int = 0
+    """Replies without a place, now."""
+    num_running: int = 0
+    """Replies in the batch, now."""
+    num_steps: int = 0
+    num_tokens: int = 0
+    """Written."""
+    num_replies: int = 0
+    """Begun."""
+    num_prefix_reused: int = 0
+    """Prompt tokens that did not have to be read."""
+    num_prefix_read: int = 0
+    """Prompt tokens that had to be read."""
+    num_prefix_evicted: int = 0
+    """Blocks of prompts that made room for others."""
+    num_prefix_blocks: int = 0
+    """Held now."""
+    step_s: float = 0.0
+    """Spent in steps, in all."""
 
 
 class Lease(Protocol):

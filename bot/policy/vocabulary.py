@@ -7,12 +7,15 @@ and the same text so far allows the same next tokens, so log-probabilities mean 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bot.errors import ModelError
 from bot.policy.grounding import GroundingMask, Mask
+
+log = logging.getLogger(__name__)
 
 MAX_PROMPT_TOKENS = 1024
 KNOWN_ARG, WRITTEN_ARG = "rejoinder_known", "rejoinder_written"
@@ -51,6 +54,7 @@ class Vocabulary:
             ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
             if len(ids) <= MAX_PROMPT_TOKENS or len(messages) <= 2:
                 return tuple(ids[-MAX_PROMPT_TOKENS:])
+            log.info("a prompt of %d tokens: its oldest turn is left out (at most %d)", len(ids), MAX_PROMPT_TOKENS)
             del messages[1]
 
     def _literal(self, text: str) -> str:

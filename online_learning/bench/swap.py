@@ -1,4 +1,4 @@
-"""`rejoinder bench swap`: new versions while replies are being written; every reply whole, in order, by one version.
+"""`rejoinder bench swap-service`: new versions while replies are being written; every reply whole, in order, by one version.
 
 The versions differ in random LoRA weights of both parts, sealed and probed as the learner does it. Afterwards every
 stored reply is scored again under the version it names: words of two versions could not both fit.
@@ -47,6 +47,7 @@ replies of older ones go on."""
 NEAR_SWAP_S = 1.0
 """Gaps between two pieces of text that begin this soon after a swap count as the swap's."""
 RESCORE_TOLERANCE = 1e-3
+"""Beyond what the arithmetic of the written words may change."""
 MAX_RESCORED = 100
 
 
@@ -87,8 +88,8 @@ def run(
     """Swap `num_swaps` times under `num_streams` streams in an empty home; the report."""
     domain = load_domain(settings.domain)
     adapters = AdapterStore(settings.adapters, home_secret(settings.home))
-    learner = _learner(settings)
-    versions = [_random_version(adapters, learner, domain, settings, seed) for seed in range(num_swaps)]
+    learner = learner_of(settings)
+    versions = [random_version(adapters, learner, domain, settings, seed) for seed in range(num_swaps)]
     with supervised(settings, options, learn=False):
         streams, swaps = asyncio.run(_swap_under_streams(settings, adapters, questions, versions, num_streams))
     told = [stream for stream in streams if stream.final is not None]
@@ -119,12 +120,14 @@ def _added(near: Sequence[float], far: Sequence[float]) -> float | None:
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
-def _learner(settings: Settings) -> Learner:
+def learner_of(settings: Settings) -> Learner:
+    """A learner with both models of the settings."""
     model = PolicyModel(EncoderPart(Path(find_or_fetch("encoder", settings))))
     return Learner(model, LearnerConfig(), CausalPart(find_or_fetch("causal", settings)))
 
 
-def _random_version(adapters: AdapterStore, learner: Learner, domain: Domain, settings: Settings, seed: int) -> str:
+def random_version(adapters: AdapterStore, learner: Learner, domain: Domain, settings: Settings, seed: int) -> str:
+    """Publish a version of random weights, probed as any other."""
     generator = torch.Generator().manual_seed(seed)
     for part in learner.adapted.values():
         weights = part.weights(CURRENT)

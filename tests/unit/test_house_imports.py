@@ -35,6 +35,8 @@ TORCH_FREE = (
     "scheduler",
     "grounding",
     "vocabulary",
+    "endings",
+    "prefixes",
     "download",
     "transfer",
 )

@@ -14,9 +14,10 @@ from transformers import AutoModel, AutoModelForCausalLM
 from bot.conversation import BASE_VERSION, Decision
 from bot.policy.causal import CausalPart
 from bot.policy.encoder import Embedder, EncoderPart
-from bot.policy.engine import PROBE_TOLERANCE, Engine
+from bot.policy.engine import Engine
 from bot.policy.model import PolicyModel
 from bot.policy.types import TextRequest
+from bot.policy.voice import PROBE_TOLERANCE
 from online_learning.loop import Loop
 from online_learning.update import CURRENT
 from tests.learner_rig import QUICK, Home, open_home, tiny_models

@@ -1,0 +1,92 @@
+"""What was read of prompts, kept in blocks for whoever begins alike. No tensors: what a block holds is the caller's.
+
+A block is found by who read it and by every token before it, so two versions never share one (unless both let the base
+model read). Bounded; the block that was not used for longest goes first, the end of a prompt before its beginning.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Generic, TypeVar
+
+BLOCK_TOKENS = 32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixStats:
+    """Since the start, but for `num_blocks`."""
+
+    num_blocks: int = 0
+    """Held now."""
+    num_reused: int = 0
+    """Prompt tokens that did not have to be read again."""
+    num_read: int = 0
+    """Prompt tokens that had to be read."""
+    num_evicted: int = 0
+    """Blocks that made room for others."""
+
+
+class PrefixCache(Generic[T]):
+    """Blocks of `BLOCK_TOKENS` tokens in chains; one thread."""
+
+    def __init__(self, max_blocks: int) -> None:
+        self._max_blocks = max_blocks
+        self._blocks: OrderedDict[tuple[int, tuple[int, ...]], tuple[int, T]] = OrderedDict()
+        self._roots: dict[str, int] = {}
+        self._ids = count()
+        self.stats = PrefixStats()
+
+    def find(self, reader: str, tokens: Sequence[int]) -> list[T]:
+        """The blocks at the beginning of `tokens` that are held, in order."""
+        chain = self._chain(reader, tokens)
+        for key in reversed(chain):  # The beginning is used by more prompts than the end: it is to stay longer.
+            self._blocks.move_to_end(key)
+        num_reused = len(chain) * BLOCK_TOKENS
+        self.stats = replace(
+            self.stats,
+            num_reused=self.stats.num_reused + num_reused,
+            num_read=self.stats.num_read + len(tokens) - num_reused,
+        )
+        return [self._blocks[key][1] for key in chain]
+
+    def keep(self, reader: str, tokens: Sequence[int], make: Callable[[int, int], T]) -> None:
+        """Hold every whole block of `tokens`; `make(start, end)` gives those that are not held yet."""
+        if not self._max_blocks:
+            return
+        chain = self._chain(reader, tokens)
+        parent = self._blocks[chain[-1]][0] if chain else self._roots.setdefault(reader, next(self._ids))
+        for start in range(len(chain) * BLOCK_TOKENS, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+            key = parent, tuple(tokens[start : start + BLOCK_TOKENS])
+            parent = next(self._ids)
+            self._blocks[key] = parent, make(start, start + BLOCK_TOKENS)
+        for key in reversed(self._chain(reader, tokens)):
+            self._blocks.move_to_end(key)
+        self._evict()
+
+    def drop(self, reader: str) -> None:
+        """Forget what a version read: it will not read again."""
+        gone = {self._roots.pop(reader, -1)}
+        while orphans := [key for key, (block, _) in self._blocks.items() if key[0] in gone]:
+            gone |= {self._blocks.pop(key)[0] for key in orphans}
+        self.stats = replace(self.stats, num_blocks=len(self._blocks))
+
+    def _chain(self, reader: str, tokens: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+        found: list[tuple[int, tuple[int, ...]]] = []
+        parent = self._roots.get(reader)
+        for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+            key = parent, tuple(tokens[start : start + BLOCK_TOKENS])
+            if parent is None or key not in self._blocks:
+                break
+            found.append((parent, key[1]))
+            parent = self._blocks[found[-1]][0]
+        return found
+
+    def _evict(self) -> None:
+        num_evicted = max(0, len(self._blocks) - self._max_blocks)
+        for _ in range(num_evicted):
+            self._blocks.popitem(last=False)
+        self.stats = replace(self.stats, num_blocks=len(self._blocks), num_evicted=self.stats.num_evicted + num_evicted)

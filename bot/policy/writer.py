@@ -1,0 +1,324 @@
+"""Replies written together: one thread that owns decoder, scheduler and what was read of prompts.
+
+    write -> inbox -> admit (prefixes from the cache) -> plan -> Decoder.run -> draw -> deltas to each reply's own queue
+
+Every step holds one token of each running reply, of whatever version, and a piece of the prompts that wait. What a reply
+says depends on its request, version and seed; not on its company. An error in a step goes to the replies in it, and the
+thread goes on. Closing the iterator of a reply frees its place before the next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bot.conversation import Generated
+from bot.errors import ModelError
+from bot.policy.adapted import BASE
+from bot.policy.decoder import Decoder, Piece
+from bot.policy.endings import last_place, num_held_back, read_on
+from bot.policy.grounding import amounts
+from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache
+from bot.policy.sampling import draw_tokens, masked_logprobs
+from bot.policy.scheduler import Job, Reading, Scheduler
+from bot.policy.types import TextDelta, TextRequest, WriterStats
+from bot.policy.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Reply:
+    """A reply while it is written. `outbox` belongs to the event loop, all else to the writer's thread."""
+
+    request: TextRequest
+    version: str
+    prompt_ids: tuple[int, ...]
+    begin: int
+    """Where the version begins to read; before, the base model does."""
+    job: Job
+    known: frozenset[str]
+    uniforms: random.Random
+    emit: Callable[[TextDelta | Exception], None]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    num_sent: int = 0
+
+
+class Writer:
+    """Continuous batching over one decoder. `write` belongs to an event loop, the rest to any thread."""
+
+    def __init__(
+        self,
+        words: Vocabulary,
+        decoder: Decoder,
+        *,
+        step_tokens: int = 64,
+        max_prefix_tokens: int = 8192,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._words = words
+        self.decoder = decoder
+        self._clock = clock
+        self._scheduler = Scheduler(decoder.num_slots, step_tokens)
+        self._prefixes: PrefixCache[Tensor] = PrefixCache(max_prefix_tokens // BLOCK_TOKENS)
+        self._replies: dict[Job, _Reply] = {}
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._stats = WriterStats()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    # --- from outside ---------------------------------------------------------------------------------------------
+    @property
+    def stats(self) -> WriterStats:
+        """Counters, as of the latest step."""
+        return self._stats
+
+    async def write(
+        self, request: TextRequest, version: str, invocation: Sequence[int]
+    ) -> AsyncGenerator[TextDelta, None]:
+        """Stream a reply by a version of the decoder (BASE: none) that begins to read at the last occurrence of
+        `invocation` (empty: at once). Raises ModelError."""
+        outbox: asyncio.Queue[TextDelta | Exception] = asyncio.Queue()
+        loop, job = asyncio.get_running_loop(), Job(request.chat, 0)
+
+        def emit(item: TextDelta | Exception) -> None:
+            try:
+                loop.call_soon_threadsafe(outbox.put_nowait, item)
+            except RuntimeError:  # The loop was closed: nobody waits.
+                self._inbox.put(lambda: self._cancel(job))
+
+        self._post(lambda: self._begin(job, request, version, tuple(invocation), emit))
+        try:
+            while True:
+                item = await outbox.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.generated is not None:
+                    return
+        finally:
+            self._inbox.put(lambda: self._cancel(job))
+
+    def drop(self, version: str) -> None:
+        """Free a version: what was asked before comes first."""
+        done = threading.Event()
+
+        def drop() -> None:
+            self.decoder.drop(version)
+            self._prefixes.drop(version)
+            done.set()
+
+        self._inbox.put(drop)
+        while not done.wait(0.1) and self._thread.is_alive():
+            pass
+
+    def close(self) -> None:
+        """Stop after the step that runs; replies that are not finished get a ModelError."""
+        self._closed = True
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _post(self, command: Callable[[], None]) -> None:
+        if self._closed:
+            raise ModelError("the engine is closed: the server is stopping")
+        self._inbox.put(command)
+
+    # --- on the writer's thread -----------------------------------------------------------------------------------
+    def _run(self) -> None:
+        while self._obey():
+            try:
+                self._step()
+            except Exception as error:
+                log.exception("a step of the writer failed; its replies are given up")
+                self._give_up(ModelError(f"the writer failed: {error}"))
+        self._give_up(ModelError("the engine is closed: the server is stopping"))
+
+    def _obey(self) -> bool:
+        """Do what was asked since; wait when there is nothing to write. False: stop."""
+        while not self._inbox.empty() or not self._replies:
+            command = self._inbox.get()
+            if command is None:
+                return False
+            command()
+        return True
+
+    def _give_up(self, error: ModelError) -> None:
+        for reply in list(self._replies.values()):
+            self._finish(reply, error)
+
+    def _begin(
+        self,
+        job: Job,
+        request: TextRequest,
+        version: str,
+        invocation: tuple[int, ...],
+        emit: Callable[[TextDelta | Exception], None],
+    ) -> None:
+        try:
+            if version not in self.decoder.versions:
+                raise ModelError(f"expected one of the loaded versions, got {version}")
+            prompt_ids = self._words.prompt_ids(request.prompt)
+        except Exception as error:  # noqa: BLE001 - this boundary hands every fault of a prompt to who asked
+            emit(error if isinstance(error, ModelError) else ModelError(f"prompt: {error}"))
+            return
+        job.num_prompt = len(prompt_ids)
+        job.deadline_at = None if request.deadline_s is None else self._clock() + request.deadline_s
+        known, uniforms = amounts(" ".join(request.sources)), random.Random(request.seed)
+        begin = 0 if version == BASE else last_place(prompt_ids, invocation)
+        self._replies[job] = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit)
+        self._scheduler.add(job)
+
+    def _cancel(self, job: Job) -> None:
+        if job in self._replies:
+            self._remove(self._replies[job])
+
+    def _step(self) -> None:
+        started = self._clock()
+        for job in self._scheduler.expired(started):
+            self._expire(self._replies[job])
+        for job in self._scheduler.admit():
+            self._recall(self._replies[job])
+        writing, reading = self._scheduler.plan()
+        pieces = [self._next_piece(self._replies[job]) for job in writing]
+        pieces += [piece for part in reading for piece in self._prompt_pieces(part)]
+        if pieces:
+            speaking = [self._replies[job] for job in writing]
+            speaking += [self._replies[part.job] for part in reading if part.job.is_writing]
+            logits_R_V = self.decoder.run(pieces)
+            for part in reading:
+                self._remember(part)
+            if speaking:
+                self._speak(speaking, logits_R_V)
+        self._count(started, len(writing) + sum(part.job.is_writing for part in reading))
+
+    def _count(self, started: float, num_tokens: int) -> None:
+        stats, prefixes = self._stats, self._prefixes.stats
+        self._stats = replace(
+            stats,
+            num_waiting=self._scheduler.num_waiting,
+            num_running=len(self._scheduler.running),
+            num_steps=stats.num_steps + 1,
+            num_tokens=stats.num_tokens + num_tokens,
+            num_prefix_reused=prefixes.num_reused,
+            num_prefix_read=prefixes.num_read,
+            num_prefix_evicted=prefixes.num_evicted,
+            num_prefix_blocks=prefixes.num_blocks,
+            step_s=stats.step_s + self._clock() - started,
+        )
+
+    # --- prompts --------------------------------------------------------------------------------------------------
+    def _shared(self, reply: _Reply) -> tuple[str, tuple[int, ...]]:
+        """Who reads the beginning of the prompt, and the tokens of it that others may share: not the last one, of which
+        logits are wanted."""
+        end = reply.begin or len(reply.prompt_ids)
+        return (BASE if reply.begin else reply.version), reply.prompt_ids[: min(end, len(reply.prompt_ids) - 1)]
+
+    def _recall(self, reply: _Reply) -> None:
+        """Put what was read of this prompt before into the slot."""
+        self._stats = replace(self._stats, num_replies=self._stats.num_replies + 1)
+        for kept in self._prefixes.find(*self._shared(reply)):
+            self.decoder.write(_slot(reply), reply.job.num_read, kept)
+            reply.job.num_read += BLOCK_TOKENS
+
+    def _remember(self, part: Reading) -> None:
+        """Keep the beginning of a prompt that was read to its end."""
+        if part.job.is_writing:
+            reply = self._replies[part.job]
+            slot = _slot(reply)
+            self._prefixes.keep(*self._shared(reply), lambda start, end: self.decoder.read(slot, start, end))
+
+    def _prompt_pieces(self, part: Reading) -> list[Piece]:
+        """By the base model up to where the version begins to read, then by the version."""
+        reply = self._replies[part.job]
+        middle = min(max(reply.begin, part.start), part.end)
+        spans = [(BASE, part.start, middle), (reply.version, middle, part.end)]
+        return [
+            Piece(_slot(reply), start, reply.prompt_ids[start:end], reader, int(end == len(reply.prompt_ids)))
+            for reader, start, end in spans
+            if start < end
+        ]
+
+    # --- words ----------------------------------------------------------------------------------------------------
+    def _next_piece(self, reply: _Reply) -> Piece:
+        position = len(reply.prompt_ids) + len(reply.tokens) - 1
+        return Piece(_slot(reply), position, (reply.tokens[-1],), reply.version, 1)
+
+    @torch.inference_mode()
+    def _speak(self, replies: Sequence[_Reply], logits_R_V: Tensor) -> None:
+        """Draw the next token of each, under its own temperature, mask and random stream."""
+        device = logits_R_V.device
+        masks = np.stack([self._words.allowed(reply.text, reply.known) for reply in replies])
+        temperature_R_1 = torch.tensor([[reply.request.temperature] for reply in replies], device=device)
+        logprobs_R_V = masked_logprobs(logits_R_V, temperature_R_1, torch.from_numpy(masks).to(device))
+        tokens = draw_tokens(logprobs_R_V, [reply.uniforms.random() for reply in replies])
+        drawn_R_1 = logprobs_R_V.gather(1, torch.tensor(tokens, device=device)[:, None])
+        for reply, token, logprob in zip(replies, tokens, drawn_R_1[:, 0].tolist(), strict=True):
+            reply.tokens.append(token)
+            reply.logprobs.append(logprob)
+            self._go_on(reply)
+
+    def _go_on(self, reply: _Reply) -> None:
+        """Send what the newest token adds to the text; end the reply where it ends."""
+        reply.text, stop_reason = read_on(self._words, reply.text, reply.tokens, reply.request)
+        if len(reply.prompt_ids) + len(reply.tokens) > self.decoder.num_positions:
+            stop_reason = stop_reason or "length"
+        if stop_reason:
+            self._finish(reply, stop_reason)
+        else:
+            self._send(reply, len(reply.text) - num_held_back(reply.text, reply.request.stop))
+
+    def _send(self, reply: _Reply, end: int) -> None:
+        if end > reply.num_sent:
+            reply.emit(TextDelta(reply.text[reply.num_sent : end]))
+            reply.num_sent = end
+
+    def _expire(self, reply: _Reply) -> None:
+        late = f"no reply within {reply.request.deadline_s:g} s: the server is busy"
+        self._finish(reply, "deadline" if reply.tokens else ModelError(late))
+
+    def _finish(self, reply: _Reply, outcome: str | ModelError) -> None:
+        self._remove(reply)
+        if isinstance(outcome, ModelError):
+            reply.emit(outcome)
+            return
+        self._send(reply, len(reply.text))
+        reply.emit(TextDelta("", self._generated(reply, outcome)))
+
+    def _generated(self, reply: _Reply, stop_reason: str) -> Generated:
+        request = reply.request
+        return Generated(
+            reply.prompt_ids,
+            tuple(reply.tokens),
+            tuple(reply.logprobs),
+            request.temperature,
+            request.sources,
+            reply.text.strip(),
+            stop_reason,
+            str(self.decoder.dtype).removeprefix("torch."),
+        )
+
+    def _remove(self, reply: _Reply) -> None:
+        del self._replies[reply.job]
+        moved = self._scheduler.remove(reply.job)
+        if moved is not None:
+            source, target = moved
+            taker = self._replies[self._scheduler.running[target]]
+            self.decoder.move(source, target, taker.job.num_read + len(taker.tokens))
+
+
+def _slot(reply: _Reply) -> int:
+    assert reply.job.slot is not None, "only running replies are in a pass"
+    return reply.job.slot

@@ -1,0 +1,229 @@
+"""`rejoinder bench text`: tokens a second of generated replies with an adapter attached, beside `model.generate()`.
+
+Same prompts, same weights, same arithmetic, in turn within each repeat, so that a busy machine is as busy for all; medians
+over the repeats. Times hold everything from the rendered prompt to the last token: reading, masks and text besides.
+The limits are of this machine, measured in the same run: at one reply every weight must be read once a token; at sixteen
+the multiplications count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from peft import get_peft_model, set_peft_model_state_dict
+from tqdm import tqdm
+
+from bot.conversation import State, Turn
+from bot.domain import Domain, load_domain
+from bot.policy.adapted import lora_config
+from bot.policy.causal import CausalPart
+from bot.policy.decoder import Decoder, pick_dtype
+from bot.policy.download import find_or_fetch
+from bot.policy.types import TextRequest
+from bot.policy.vocabulary import MAX_PROMPT_TOKENS, Vocabulary
+from bot.policy.writer import Writer
+from bot.render import reply_prompt
+from bot.settings import Settings
+from online_learning.bench.product import throw_away
+
+BATCHES = (1, 8, 16)
+RANK = 16
+NOISE = 0.02
+"""Standard deviation of the adapter's random weights."""
+TEMPERATURE = 0.7
+ADAPTER = "measured"
+
+
+class Endless:
+    """A vocabulary that ends no reply, as its peers are told to: all write the same number of tokens."""
+
+    def __init__(self, real: Vocabulary) -> None:
+        self._real = real
+        self.stop_ids: frozenset[int] = frozenset()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def main(settings: Settings, args: argparse.Namespace) -> int:
+    """`--repeats`, `--vllm-command`."""
+    with throw_away(settings, tiny=args.tiny) as home:
+        print(json.dumps(run_text(home, repeats=args.repeats, vllm_command=args.vllm_command)))
+    return 0
+
+
+def run_text(
+    settings: Settings, *, repeats: int = 5, num_tokens: int = 64, vllm_command: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Tokens a second by batch size: `tokens_per_s` (ours), `peer` (name -> the same), `share_of_limit`, `ratio`.
+
+    `vllm_command`: prints one JSON object as its last line, {"adapter": {"1": .., "16": ..}, "base": {..}}.
+    """
+    causal, domain = CausalPart(find_or_fetch("causal", settings)), load_domain(settings.domain)
+    prompts = prompts_of(domain, max(BATCHES))
+    dtype = pick_dtype(settings.engine.dtype, causal.device)
+    writer = _writer(causal, dtype, num_tokens)
+    runs: dict[str, Callable[[], float]] = {
+        f"ours {batch}": partial(_ours, writer, prompts[:batch], num_tokens) for batch in BATCHES
+    }
+    for name, peer in {
+        "adapter": _generator(settings, causal, dtype, adapted=True),
+        "base": _generator(settings, causal, dtype, adapted=False),
+    }.items():
+        for batch in BATCHES:
+            runs[f"generate_{name} {batch}"] = partial(peer, prompts[:batch], num_tokens)
+    # One request after the other has the rate of one request.
+    runs["one_at_a_time 8"] = runs["generate_adapter 1"]
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for measure in runs.values():  # Once for nothing: the first call allocates.
+        measure()
+    for _ in tqdm(range(repeats), unit="repeat", file=sys.stderr, disable=None):
+        for name, measure in runs.items():
+            found[name].append(measure())
+    writer.close()
+    rates = {name: round(median(values), 1) for name, values in found.items()}
+    return _report(rates, _limits(causal, dtype), dtype, _vllm(vllm_command))
+
+
+def _report(
+    rates: dict[str, float], limits: dict[str, float], dtype: torch.dtype, vllm: dict[str, Any]
+) -> dict[str, Any]:
+    by_name: dict[str, dict[str, float]] = {}
+    for name, rate in rates.items():
+        kind, batch = name.split()
+        by_name.setdefault(kind, {})[batch] = rate
+    ours = by_name.pop("ours")
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "tokens_per_s": ours,
+        "peer": by_name | {"vllm": vllm},
+        "ratio": {
+            "generate_adapter": {batch: round(ours[batch] / by_name["generate_adapter"][batch], 2) for batch in ours},
+            "one_at_a_time_8": round(ours["8"] / by_name["one_at_a_time"]["8"], 2),
+        },
+        "limit_tokens_per_s": {name: round(value, 1) for name, value in limits.items()},
+        "share_of_limit": {batch: round(ours[batch] / limits[batch], 3) for batch in limits},
+    }
+
+
+def prompts_of(domain: Domain, count: int) -> list[tuple[str, str]]:
+    """Rendered prompts, as the product makes them, and the source of each: first questions of articles, round and round."""
+    articles = list(domain.articles.values())
+    found = []
+    for i in range(count):
+        article = articles[i % len(articles)]
+        state = State("bench", (Turn("user", article.questions[i // len(articles) % len(article.questions)]),))
+        found.append((reply_prompt(state, domain.persona, (article.answer,)), article.answer))
+    return found
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+def _writer(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> Writer:
+    causal.model.create(ADAPTER, lora_config(RANK, 2 * RANK))
+    generator = torch.Generator().manual_seed(0)
+    weights = causal.model.weights(ADAPTER)
+    causal.model.set_weights(
+        ADAPTER, {key: NOISE * torch.randn(value.shape, generator=generator) for key, value in weights.items()}
+    )
+    decoder = Decoder(
+        causal.model.base, dtype=dtype, num_slots=max(BATCHES), num_positions=MAX_PROMPT_TOKENS + num_tokens
+    )
+    decoder.add(ADAPTER, decoder.prepare(causal.model.factors(ADAPTER)))
+    # Nothing is kept between repeats: the same prompts would not have to be read again, and the peers' must.
+    return Writer(Endless(causal.vocabulary), decoder, max_prefix_tokens=0)  # type: ignore[arg-type]
+
+
+def _ours(writer: Writer, prompts: Sequence[tuple[str, str]], num_tokens: int) -> float:
+    async def one(number: int, prompt: str, source: str) -> int:
+        request = TextRequest(prompt, (source,), number, num_tokens, TEMPERATURE, chat=str(number))
+        pieces = [piece async for piece in writer.write(request, ADAPTER, ())]
+        assert pieces[-1].generated is not None, "the last piece carries the record"
+        return len(pieces[-1].generated.token_ids)
+
+    async def together() -> float:
+        started = time.perf_counter()
+        counts = await asyncio.gather(*(one(i, *pair) for i, pair in enumerate(prompts)))
+        return sum(counts) / (time.perf_counter() - started)
+
+    return asyncio.run(together())
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+def _generator(
+    settings: Settings, causal: CausalPart, dtype: torch.dtype, *, adapted: bool
+) -> Callable[[Sequence[tuple[str, str]], int], float]:
+    """`model.generate()` of transformers, with the same adapter by PEFT or without."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(find_or_fetch("causal", settings), dtype=dtype)
+    if adapted:
+        model = get_peft_model(model, lora_config(RANK, 2 * RANK))
+        set_peft_model_state_dict(model, causal.model.weights(ADAPTER))
+    model.eval()
+
+    @torch.inference_mode()
+    def generate(prompts: Sequence[tuple[str, str]], num_tokens: int) -> float:
+        started = time.perf_counter()
+        rows = [causal.vocabulary.prompt_ids(prompt) for prompt, _ in prompts]
+        width = max(map(len, rows))
+        ids_B_T = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+        mask_B_T = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        out_B_T = model.generate(
+            input_ids=ids_B_T,
+            attention_mask=mask_B_T,
+            max_new_tokens=num_tokens,
+            min_new_tokens=num_tokens,
+            do_sample=True,
+            temperature=TEMPERATURE,
+            pad_token_id=0,
+        )
+        return float(len(rows) * (out_B_T.shape[1] - width) / (time.perf_counter() - started))
+
+    return generate
+
+
+def _vllm(command: Sequence[str] | None) -> dict[str, Any]:
+    if not command:
+        return {"tokens_per_s": None, "reason": "no --vllm-command was given"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+    if done.returncode:
+        return {"tokens_per_s": None, "reason": f"exit {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
+    return {"tokens_per_s": json.loads(done.stdout.strip().splitlines()[-1]), "reason": ""}
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+def _limits(causal: CausalPart, dtype: torch.dtype) -> dict[str, float]:
+    """Tokens a second that nothing on this machine could exceed: reading the weights once a token at one reply, two
+    operations a weight and token at sixteen."""
+    num_weights = sum(p.numel() for name, p in causal.model.base.named_parameters() if "lora_" not in name)
+    num_bytes = num_weights * torch.empty((), dtype=dtype).element_size()
+    return {"1": _bandwidth() / num_bytes, "16": _matmul_flops(dtype) / (2 * num_weights)}
+
+
+def _bandwidth() -> float:
+    """Bytes a second read from memory: the best of five sums over 256 MB."""
+    block = torch.ones(64 * 1024 * 1024)
+    return block.numel() * 4 / min(_timed(block.sum) for _ in range(5))
+
+
+def _matmul_flops(dtype: torch.dtype) -> float:
+    """Operations a second of a square product: the best of five."""
+    square = torch.ones(2048, 2048, dtype=dtype)
+    return 2 * 2048**3 / min(_timed(lambda: square @ square) for _ in range(5))
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

@@ -1,0 +1,189 @@
+"""`rejoinder bench swap`: new versions while replies are being written, each compared with what its version writes alone.
+
+The engine itself, without the service around it (`bench swap-service` has that). A handful of versions of random weights,
+sealed and probed as the learner does it, take turns as champion. Before, every version writes every reply with no other
+version about; under the swaps each reply must be the same, token by token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bot.conversation import Generated
+from bot.domain import Domain, load_domain
+from bot.identity import home_secret
+from bot.policy.adapters import AdapterStore
+from bot.policy.causal import CausalPart
+from bot.policy.download import find_or_fetch
+from bot.policy.encoder import EncoderPart
+from bot.policy.engine import Engine
+from bot.policy.model import PolicyModel
+from bot.policy.types import Lease, TextRequest
+from bot.policy.voice import WriterOptions
+from bot.settings import Settings
+from online_learning.bench.product import percentiles, throw_away
+from online_learning.bench.serve_text import prompts_of
+from online_learning.bench.swap import learner_of, random_version
+
+NUM_VERSIONS = 6
+NUM_REQUESTS = 4
+NUM_TOKENS = 32
+TIMEOUT_S = 300.0
+"""For a new version to be heard."""
+
+
+@dataclass
+class Heard:
+    """What the streams got."""
+
+    replies: int = 0
+    dropped: int = 0
+    garbled: int = 0
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    """Begin and end of each wait between two pieces of a reply, seconds."""
+
+
+def main(settings: Settings, args: argparse.Namespace) -> int:
+    """`--swaps N --streams M`; exit 1 when a reply was dropped or is not its version's."""
+    with throw_away(settings, tiny=args.tiny) as home:
+        report = run(home, args.swaps, args.streams)
+    print(json.dumps(report))
+    return int(bool(report["dropped"] or report["garbled"]))
+
+
+def run(settings: Settings, num_swaps: int, num_streams: int) -> dict[str, Any]:
+    """Swap `num_swaps` times under `num_streams` streams; the report."""
+    domain, adapters = load_domain(settings.domain), AdapterStore(settings.adapters, home_secret(settings.home))
+    learner = learner_of(settings)
+    versions = [
+        random_version(adapters, learner, domain, settings, seed) for seed in range(min(num_swaps, NUM_VERSIONS))
+    ]
+    del learner
+    return asyncio.run(_measure(settings, domain, adapters, versions, num_swaps, num_streams))
+
+
+async def _measure(
+    settings: Settings,
+    domain: Domain,
+    adapters: AdapterStore,
+    versions: Sequence[str],
+    num_swaps: int,
+    num_streams: int,
+) -> dict[str, Any]:
+    engine = Engine(
+        PolicyModel(EncoderPart(Path(find_or_fetch("encoder", settings)))),
+        adapters,
+        temperature=settings.policy.temperature,
+        load_causal=lambda: CausalPart(find_or_fetch("causal", settings)),
+        writing=WriterOptions(dtype=settings.engine.dtype, num_slots=num_streams, max_reply_tokens=NUM_TOKENS),
+    )
+    requests = [
+        TextRequest(prompt, (source,), number, NUM_TOKENS, chat=str(number))
+        for number, (prompt, source) in enumerate(prompts_of(domain, NUM_REQUESTS))
+    ]
+    reference = {version: await _written(engine, version, requests) for version in versions}
+    heard, over = Heard(), asyncio.Event()
+    begun: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+    streams = [
+        asyncio.create_task(_stream(engine, requests, i, reference, heard, begun, over)) for i in range(num_streams)
+    ]
+    following = asyncio.create_task(engine.follow_champion(poll_s=0.01))
+    swaps, rss = [], [_rss_mib()]
+    for number in tqdm(range(num_swaps), unit="swap", file=sys.stderr, disable=None):
+        version, started = versions[number % len(versions)], time.monotonic()
+        begun[version].clear()
+        adapters.set_champion(version, "benchmark", "bench")
+        async with asyncio.timeout(TIMEOUT_S):
+            await begun[version].wait()
+        swaps.append((started, time.monotonic()))
+        rss.append(_rss_mib())
+    over.set()
+    await asyncio.gather(*streams)
+    following.cancel()
+    stats = engine.writer_stats
+    await engine.close()
+    return _report(heard, swaps, rss, num_streams, 1000 * stats.step_s / max(1, stats.num_steps))
+
+
+def _report(
+    heard: Heard, swaps: Sequence[tuple[float, float]], rss: Sequence[float], num_streams: int, step_ms: float
+) -> dict[str, Any]:
+    near = [end - begin for begin, end in heard.gaps if any(begin <= done and end >= at for at, done in swaps)]
+    far = [end - begin for begin, end in heard.gaps if not any(begin <= done and end >= at for at, done in swaps)]
+    at_swap, otherwise = (percentiles(gaps, 1000, (50, 99)) for gaps in (near, far))
+    settled = rss[min(len(rss) - 1, NUM_VERSIONS)]
+    both = at_swap["p99"] is not None and otherwise["p99"] is not None
+    return {
+        "swaps": len(swaps),
+        "streams": num_streams,
+        "replies": heard.replies,
+        "dropped": heard.dropped,
+        "garbled": heard.garbled,
+        "step_ms": round(step_ms, 1),
+        "gap_ms": otherwise,
+        "gap_ms_at_swap": at_swap,
+        "added_ms_p99": round(float(at_swap["p99"] or 0) - float(otherwise["p99"] or 0), 2) if both else None,
+        "swap_s": percentiles([done - at for at, done in swaps]),
+        "rss_mib": {"settled": round(settled), "end": round(rss[-1])},
+        "rss_growth": round(rss[-1] / settled - 1, 4),
+    }
+
+
+async def _written(engine: Engine, version: str, requests: Sequence[TextRequest]) -> list[Generated]:
+    """What a version writes with no other about."""
+    async with engine.lease(version) as lease:
+        return list(await asyncio.gather(*(_reply(lease, request) for request in requests)))
+
+
+async def _reply(lease: Lease, request: TextRequest) -> Generated:
+    generated = [piece async for piece in lease.write(request)][-1].generated
+    assert generated is not None, "the last piece carries the record"
+    return generated
+
+
+async def _stream(
+    engine: Engine,
+    requests: Sequence[TextRequest],
+    number: int,
+    reference: dict[str, list[Generated]],
+    heard: Heard,
+    begun: dict[str, asyncio.Event],
+    over: asyncio.Event,
+) -> None:
+    """One reply after the other under whatever version is champion when it begins."""
+    while not over.is_set():
+        place = number % len(requests)
+        number += 1
+        async with engine.lease() as lease:
+            last, generated = 0.0, None
+            async for piece in lease.write(requests[place]):
+                now = time.monotonic()
+                if last:
+                    heard.gaps.append((last, now))
+                last, generated = now, piece.generated
+                begun[lease.version].set()
+            expected = reference.get(lease.version, [])
+            heard.replies += 1
+            heard.dropped += generated is None
+            if generated is not None and expected:
+                heard.garbled += (generated.token_ids, generated.text) != (
+                    expected[place].token_ids,
+                    expected[place].text,
+                )
+
+
+def _rss_mib() -> float:
+    """Memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
