@@ -347,7 +347,7 @@ class Desk {
 
   // --- keys, lamp, words ------------------------------------------------------------------------------------------------
   #onKey(event) {
-    const typing = event.target.closest?.("input, textarea, select, dialog");
+    const typing = event.target.closest?.("input, textarea, select, dialog[open]");
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.me) return;
     const always = { j: () => this.#open(this.list.beside(this.openId, 1)), k: () => this.#open(this.list.beside(this.openId, -1)), "/": () => this.list.search.focus(), "?": () => this.#sheet(), p: () => this.#pairs(), Escape: () => this.#close() };
     const onOne = { Enter: () => event.target.closest?.("button, summary, a") ? null : this.transcript.node.focus(), o: () => this.#toggleLast() };

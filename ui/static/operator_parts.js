@@ -82,7 +82,8 @@ export function ask(title, body, submitLabel, submit) {
     });
     dialog.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-      event.stopPropagation();
+      // A closed one keeps the focus for a moment: what is typed then is for the page.
+      if (dialog.open) event.stopPropagation();
     });
     dialog.addEventListener("close", () => {
       dialog.remove();
@@ -97,7 +98,7 @@ export function ask(title, body, submitLabel, submit) {
 export function show(title, ...body) {
   const close = button("Close", () => dialog.close(), { tone: "primary" });
   const dialog = el("dialog", { class: "od-dialog wide", aria: { label: title } }, el("h2", {}, title), ...body, el("div", { class: "od-actions" }, close));
-  dialog.addEventListener("keydown", (event) => event.stopPropagation());
+  dialog.addEventListener("keydown", (event) => dialog.open && event.stopPropagation());
   dialog.addEventListener("close", () => dialog.remove());
   document.querySelector("#rj-desk").append(dialog);
   dialog.showModal();
