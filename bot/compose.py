@@ -22,6 +22,7 @@ from bot.domain import Domain, load_domain
 from bot.feedback.store import Store
 from bot.identity import Identity, IdSource, holdout_key, home_secret, operator_key
 from bot.knowledge.index import KnowledgeIndex
+from bot.knowledge.library import Library, with_live_articles
 from bot.knowledge.retrieval import Retriever
 from bot.policy.adapters import AdapterStore
 from bot.policy.asking import NUM_RECENT, Asker
@@ -115,7 +116,7 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
     """Open the home, load the models, follow the champion; everything is closed again at the end."""
     async with AsyncExitStack() as stack:
         span = stack.enter_context(tracing(settings.otel_endpoint))
-        domain = load_domain(settings.domain)
+        domain = with_live_articles(load_domain(settings.domain, settings.own_articles))
         store = stack.enter_context(Store(settings.database))
         adapters = AdapterStore(settings.adapters, home_secret(settings.home))
         backend = await _open_backend(settings, adapters, engine, stack)
@@ -145,6 +146,7 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
             settings=settings, domain=domain, store=store, policy=backend.policy, knowledge=retriever, ids=ids
         )
         await teacher.load_cases()
+        library = Library(domain, settings.own_articles / domain.name, retriever)
         parts = AppParts(
             settings,
             store,
@@ -157,6 +159,7 @@ async def serving(settings: Settings, engine: Engine | None = None) -> AsyncIter
             teacher,
             engine_counts=backend.counts,
             span=span,
+            library=library,
         )
         yield Serving(parts, session, backend.policy, retriever)
 
@@ -227,19 +230,17 @@ async def _serve(settings: Settings) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32, "io"))
     async with serving(settings) as built:
         app = create_app(built.parts)
-        mount_pages(app, settings, built.parts.domain)
+        mount_pages(app, built.parts.domain)
         server = DrainingServer(uvicorn_config(app, settings), app)
         log.info("ready to listen after %.1f s", time.perf_counter() - started)
         await server.serve()
 
 
-def mount_pages(app: FastAPI, settings: Settings, domain: Domain) -> None:
+def mount_pages(app: FastAPI, domain: Domain) -> None:
     """Chat, operator and studio pages over the app's own routes."""
     pages = importlib.import_module("ui.app")
     pages.mount(
         app,
-        base_url=settings.local_url,
-        operator_key=operator_key(settings.home),
         assistant=domain.assistant,
         ai_notice=domain.ai_notice,
         human_offer=domain.human_offer,

@@ -43,13 +43,13 @@ class Unwell(RejoinderError):
 
 def check_domain(settings: Settings) -> str:
     """The domain loads."""
-    domain = load_domain(settings.domain)
+    domain = load_domain(settings.domain, settings.own_articles)
     return f"{domain.name}: {len(domain.articles)} articles, {len(domain.actions)} actions, {len(domain.tests)} tests"
 
 
 def check_rules(settings: Settings) -> str:
     """The domain's reward rules load."""
-    rules = load_rules(load_domain(settings.domain).rewards_path)
+    rules = load_rules(load_domain(settings.domain, settings.own_articles).rewards_path)
     return f"version {rules.version}, hash {rules.rules_hash}"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -157,7 +157,7 @@ class Domain:
     """Languages the models and texts know, for example ('en',)."""
     ai_notice: str
     human_offer: str
-    articles: dict[str, Article]
+    articles: Mapping[str, Article]
     responses: dict[str, tuple[Variant, ...]]
     slots: dict[str, Slot]
     forms: dict[str, tuple[str, ...]]
@@ -181,13 +181,20 @@ class Domain:
 
 def domain_fingerprint(domain: Domain) -> str:
     """Content hash (16 hex digits) of everything a domain says; where its folder lies does not matter."""
-    said = asdict(domain) | {"folder": "", "tests": [asdict(test) | {"where": ""} for test in domain.tests]}
+    said = asdict(replace(domain, articles=dict(domain.articles))) | {
+        "folder": "",
+        "tests": [asdict(test) | {"where": ""} for test in domain.tests],
+    }
     return digest(json.dumps(said, sort_keys=True, default=str))
 
 
-def load_domain(name_or_path: str) -> Domain:
-    """A shipped domain by name (`bank`, `shop`), or a folder. Raises DomainError at the first mistake."""
-    return _load_folder(_resolve(name_or_path))
+def load_domain(name_or_path: str, own: Path | None = None) -> Domain:
+    """A shipped domain by name (`bank`, `shop`), or a folder. Raises DomainError at the first mistake.
+
+    `own`: a home's folder of articles; what lies there under the domain's name comes on top of the domain's.
+    """
+    folder = _resolve(name_or_path)
+    return _load_folder(folder, own / folder.name if own else None)
 
 
 def _resolve(name_or_path: str) -> Path:
@@ -201,9 +208,9 @@ def _resolve(name_or_path: str) -> Path:
     return folder.resolve()
 
 
-def _load_folder(folder: Path) -> Domain:
+def _load_folder(folder: Path, own: Path | None) -> Domain:
     """Read and check one folder. Raises DomainError at the first mistake."""
-    articles = _read_articles(folder / "articles")
+    articles = _read_articles(folder / "articles", own)
     document = parse_yaml(folder / "domain.yml", read_text(folder / "domain.yml"))
     check(document, _DOMAIN)
     domain = _build(folder, document, articles)
@@ -271,23 +278,43 @@ def _files(folder: Path, ending: str) -> list[Path]:
 # --- articles -----------------------------------------------------------------------------------------------------
 
 
-def _read_articles(folder: Path) -> dict[str, Article]:
+def _read_articles(folder: Path, own: Path | None) -> dict[str, Article]:
     articles: dict[str, Article] = {}
     seen: dict[str, str] = {}
-    for path in _files(folder, ".md"):
-        article, document = _read_article(path)
-        for at, text in ((("title",), article.title), *numbered("questions", article.questions)):
-            refuse_repeat(document, at, text, seen)
+    files = {path.name: path for where in (folder, own) if where for path in _files(where, ".md")}
+    for _, path in sorted(files.items()):
+        article, document = parse_article(path, read_text(path))
+        _refuse_repeats(article, document, seen)
         articles[article.id] = article
     if not articles:
         raise mistake(folder, 1, "at least one article", NOTHING)
     return articles
 
 
-def _read_article(path: Path) -> tuple[Article, Document]:
+def check_article(domain: Domain, path: Path, text: str) -> Article:
+    """The article that a file with this text would add to a domain, or put in the place of the one with its id. Raises
+    DomainError, by the same checks as at load."""
+    article, document = parse_article(path, text)
+    seen: dict[str, str] = {}
+    for other in domain.articles.values():
+        if other.id != article.id:
+            seen |= {one_line(line).casefold(): f"article {other.id}" for line in other.texts}
+    for name, trigger in domain.triggers.items():
+        seen |= {one_line(line).casefold(): f"trigger {name}" for line in trigger.examples}
+    _refuse_repeats(article, document, seen)
+    return article
+
+
+def _refuse_repeats(article: Article, document: Document, seen: dict[str, str]) -> None:
+    for at, text in ((("title",), article.title), *numbered("questions", article.questions)):
+        refuse_repeat(document, at, text, seen)
+
+
+def parse_article(path: Path, text: str) -> tuple[Article, Document]:
+    """An article from the text of its file, by itself. Raises DomainError."""
     if not _ARTICLE_ID.fullmatch(path.stem):
         raise mistake(path, 1, "a file name of a-z, 0-9 and _", path.stem)
-    lines = read_text(path).splitlines()
+    lines = text.splitlines()
     if not lines or lines[0].rstrip() != "---":
         raise mistake(path, 1, "--- before title and questions", lines[0] if lines else NOTHING)
     end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)

@@ -36,9 +36,12 @@ from bot.routes import (
     guards,
     health,
     inbox,
+    jobs,
+    knowledge,
     learner,
     own,
     review,
+    rules,
     serving,
     signin,
     versions,
@@ -57,7 +60,7 @@ QUEUE_POLL_S = 1.0
 """How soon people who wait hear that the queue has moved."""
 _ROUTERS = (
     *(chat, conversations, own, feedback, inbox, desk, review, accounts, watch),
-    *(versions, learner, serving, signin, health),
+    *(versions, learner, serving, rules, knowledge, jobs, signin, health),
 )
 
 
@@ -151,6 +154,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         for task in watching:
             task.cancel()
+        await app.state.service.jobs.close()
         await warming
         await drain(app)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -191,6 +191,11 @@ class Settings:
         return self.home / "adapters"
 
     @property
+    def own_articles(self) -> Path:
+        """Articles that were written in this home, in a folder for each domain."""
+        return self.home / "articles"
+
+    @property
     def learner(self) -> Path:
         """Learner checkpoints and logs."""
         return self.home / "learner"
@@ -199,6 +204,11 @@ class Settings:
     def learner_given_up(self) -> Path:
         """Touched by the supervisor (`bot.supervisor.given_up_marker`) when it stops starting the learner again."""
         return self.home / "logs" / "learn.given_up"
+
+    def as_flags(self) -> dict[str, Any]:
+        """Plain values from which `load_settings` makes the same settings, in a worker process for example."""
+        plain = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {name: value for name, value in plain.items() if value is not None}
 
     @property
     def local_host(self) -> str:
@@ -210,6 +220,14 @@ class Settings:
         """`http://HOST:PORT` of the same, as URLs write IPv6 addresses."""
         host = self.local_host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 PROFILES: Mapping[str, Mapping[str, Any]] = {

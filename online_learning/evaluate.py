@@ -129,6 +129,11 @@ class Evaluator:
         rows = self._prepared(questions)
         return [scores_of(questions, self._policy.outlooks(rows, self._adapter(v)), v) for v in versions]
 
+    def outlooks(self, texts: Sequence[str], versions: Sequence[str]) -> list[list[Outlook]]:
+        """What each version makes of the texts: one list a version, in order. Raises NotFound, AdapterError."""
+        rows = self._policy.rows(texts)
+        return [self._policy.outlooks(rows, self._adapter(version)) for version in versions]
+
     def _prepared(self, questions: Sequence[Question]) -> list[ActRow]:
         texts = tuple(question.text for question in questions)
         if texts not in self._rows:
@@ -186,7 +191,7 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
     """`rejoinder eval --dataset F [--version V] [--kb F]`."""
     if args.dataset is None:
         raise ConfigError("eval: expected --dataset F.jsonl, got nothing")
-    domain = with_knowledge(load_domain(settings.domain), args.kb)
+    domain = with_knowledge(load_domain(settings.domain, settings.own_articles), args.kb)
     adapters = AdapterStore(settings.adapters, home_secret(settings.home))
     questions = load_questions(args.dataset, list(domain.articles))
     version = args.version or adapters.champion().version

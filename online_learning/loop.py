@@ -23,7 +23,7 @@ from bot.conversation import BASE_VERSION, Decision
 from bot.domain import Domain
 from bot.errors import AdapterError, ConflictError, StoreError
 from bot.feedback.rules import Rules
-from bot.feedback.settle import apply_rules, rules_in_force, settle
+from bot.feedback.settle import only_settler, rules_in_force, settle
 from bot.feedback.store import Rated, Store, UpdateRow
 from bot.policy.adapters import LEARNER, AdapterStore
 from bot.policy.cases import Cases, make_cases
@@ -81,6 +81,10 @@ class Batch:
         """The update's lineage."""
         return [row.decision.id for row in self.credits]
 
+    def staleness(self, version: str) -> float:
+        """How many versions before `version` the rows were made, in the mean."""
+        return float(np.mean([int(version[1:]) - int(row.decision.version[1:]) for row in self.credits]))
+
 
 class Loop:
     """One home's learner."""
@@ -132,7 +136,6 @@ class Loop:
         self._follow_champion()
         state = load_checkpoint(self.settings.learner, last.checkpoint if last else "", self.learner, self._version)
         self._refused = set(state.refused) if state else set()
-        apply_rules(self.store, self.rules, time.time(), self.settings.learn.settle_s)
 
     def _finish_pointer(self, last: UpdateRow) -> None:
         """Move the pointer as the last update would have, unless somebody moved it or froze learning since."""
@@ -174,7 +177,7 @@ class Loop:
         canary = self.adapters.canary()
         if canary is None or canary.version != self._version:
             self._follow_champion()
-        settle(self.store, self.rules, time.time(), self.settings.learn.settle_s)
+        self._settle()
         fresh = self.store.last_reward_seq() - self._cursor()
         is_due = fresh >= self.settings.learn.update_every and not self.adapters.frozen and canary is None
         if is_due:
@@ -182,6 +185,12 @@ class Loop:
         self._ticket = ticket or 0
         self._say("frozen" if self.adapters.frozen else "waiting", fresh=0 if is_due else fresh)
         return is_due
+
+    def _settle(self) -> None:
+        """Rewards of what was said since; somebody who applies new rules may be computing them just now."""
+        with only_settler(self.store) as is_ours:
+            if is_ours:
+                settle(self.store, self.rules, time.time(), self.settings.learn.settle_s)
 
     def _next_ticket(self) -> int:
         """In lockstep, work only when the simulator says so: a seed reproduces the run."""
@@ -239,6 +248,7 @@ class Loop:
         verdict = judge(evidence, self.thresholds)
         metrics |= {"rows": len(batch.credits), "twins": len(earned) - len(batch.credits)}
         metrics |= {"fresh": batch.num_fresh, "refused": dict(batch.refused)}
+        metrics |= {"staleness": batch.staleness(self._version)}
         metrics |= {"gate": {"passed": verdict.passed, "reasons": list(verdict.reasons), **verdict.report}}
         metrics["seconds"] = time.perf_counter() - started
         self._watch(verdict)

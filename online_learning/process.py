@@ -88,7 +88,7 @@ def build_loop(
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
     config = config or config_of(settings)
-    domain = domain or load_domain(settings.domain)
+    domain = domain or load_domain(settings.domain, settings.own_articles)
 
     def load_writer() -> CausalPart:
         return CausalPart(find_or_fetch("causal", settings))

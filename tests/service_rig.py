@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bot.feedback.desk_records import CaseUse
 from bot.feedback.store import Store
 from bot.identity import Identity, IdSource
 from bot.knowledge.cases import CaseRow
+from bot.knowledge.library import Library, with_live_articles
 from bot.policy.acts import Candidate, Precedent
 from bot.policy.adapters import AdapterStore
 from bot.policy.scripted import ScriptedPolicy
@@ -31,10 +33,12 @@ from bot.settings import LimitSettings, Settings
 from bot.staff import Staff
 from bot.teaching import Teacher
 from tests.builders import make_decision
+from tests.word_search import WordSearch
 
 OPERATOR_KEY = "operator-key-for-tests"
 QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """A test has no second to spend on each password."""
+BANK_FOLDER = Path(str(resources.files("bot.domains") / "bank"))
 LEGAL = (LegalAct("answer:card_arrival", ("When will my card come?",), 1.0), LegalAct("handoff", (), 0.0))
 
 
@@ -180,10 +184,10 @@ class Rig:
 
 
 def make_domain(**overrides: Any) -> Domain:
-    """A bank with one article."""
+    """A bank with one article, and the reward rules that the real one ships."""
     fields: dict[str, Any] = {
         "name": "bank",
-        "folder": Path("bank"),
+        "folder": BANK_FOLDER,
         "assistant": "Bea",
         "persona": "",
         "languages": ("en",),
@@ -220,6 +224,7 @@ def open_rig(
         replier = ScriptedReplier(opened, policy, knowledge, ids, clock)
         settings = Settings(home, allowed_origins=allowed_origins, limits=LimitSettings(**limits))
         versions = AdapterStore(home / "adapters", b"s" * 32)
+        domain = with_live_articles(make_domain())
         parts = AppParts(
             settings=settings,
             store=opened,
@@ -234,6 +239,7 @@ def open_rig(
             ),
             clock=clock,
             monotonic=ticks,
+            library=Library(domain, home / "articles" / domain.name, WordSearch(domain)),
         )
         app = create_app(parts)
         app.state.service.staff = Staff(opened.desk, QUICK)

@@ -10,7 +10,6 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from ui import chat, operator, studio
-from ui.client import Api
 from ui.theme import theme
 
 STATIC_FOLDER = Path(__file__).parent / "static"
@@ -71,22 +69,15 @@ def lean(source: str) -> str:
 def mount(
     app: FastAPI,
     *,
-    base_url: str | Callable[[], str],
-    operator_key: str,
     assistant: str = "",
     ai_notice: str = "",
     human_offer: str = "",
     language: str = "en",
 ) -> FastAPI:
-    """Mounts the pages; the app's own routes must be there already. Returns the app.
-
-    `base_url` is where this server's `/v1` answers (a function when the port is not known yet). The operator's pages
-    use it with `operator_key`, which no browser sees.
-    """
-    api = Api(base_url, operator_key)
+    """Mounts the pages; the app's own routes must be there already. Returns the app."""
     mount_public(app, chat.chat_config(assistant, ai_notice, human_offer, language))
     _mount_page(app, operator.operator_page(), "/operator", operator.DESK_HEAD)
-    _mount_page(app, studio.studio_page(api), "/studio", operator.HEAD)
+    _mount_page(app, studio.studio_page(), "/studio", studio.HEAD)
     page = chat.chat_page(assistant=assistant, ai_notice=ai_notice, human_offer=human_offer, language=language)
     _mount_page(app, page, "/", chat.HEAD)
     return app

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import math
 import signal
@@ -24,7 +23,7 @@ from bot.feedback.backtest_report import Exposure, Report, Shift, Summary
 from bot.feedback.rules import Rules, json_schema, load_rules, parse_rules, read_rules
 from bot.feedback.rules_checks import unknown_words
 from bot.feedback.scorers import Scorers
-from bot.feedback.settle import apply_rules, put_in_force, rules_in_force
+from bot.feedback.settle import apply_rules, only_settler, put_in_force, rules_in_force
 from bot.feedback.store import Past, Store
 from bot.settings import Settings
 
@@ -84,7 +83,7 @@ def apply(settings: Settings, args: argparse.Namespace) -> int:
         raise ConfigError("rules apply: expected FILE, --author and --reason")
     file_rules, text = _file_rules(settings), read_rules(Path(args.file))
     parse_rules(text, args.file)
-    with Store(_database(settings)) as store, _learner_lock(settings.home) as is_ours:
+    with Store(_database(settings)) as store, only_settler(store) as is_ours:
         now = time.time()
         if is_ours:
             print("computing the rewards anew", file=sys.stderr)
@@ -95,7 +94,9 @@ def apply(settings: Settings, args: argparse.Namespace) -> int:
         print(json.dumps(said))
     else:
         became = (
-            "the running learner computes the rewards anew" if revisions is None else f"{revisions} rewards changed"
+            "the learner, at work on them now, computes the rewards anew"
+            if revisions is None
+            else f"{revisions} rewards changed"
         )
         print(f"rules version {version.number}, hash {version.rules_hash}: in force; {became}")
     return 0
@@ -132,18 +133,6 @@ def _database(settings: Settings) -> Path:
     if not settings.database.is_file():
         raise ConfigError(f"--home: expected a home that has been used, got {settings.home} without a database")
     return settings.database
-
-
-@contextmanager
-def _learner_lock(home: Path) -> Iterator[bool]:
-    """Whether no learner runs here; then none can start meanwhile. One process at a time computes rewards."""
-    with (home / "learner.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class RulesError(DomainError):
     """A mistake in a rules file, in parts, for whoever marks it in an editor. Lines and columns count from 1."""
 
     def __init__(self, source: str, line: int, column: int, expected: str, got: str, hint: str = "") -> None:
-        self.line, self.column = line, column
+        self.source, self.line, self.column = source, line, column
         self.expected, self.got, self.hint = expected, got, hint
         tail = f" (did you mean {hint}?)" if hint else ""
         super().__init__(f"{source}:{line}:{column}: expected {expected}, got {got}{tail}")

@@ -10,10 +10,11 @@ cursors of their own behind the first; a conversation is computed again when one
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -68,20 +69,48 @@ def apply_rules(
     """`resettle_all` under the rules in force, if they are not the ones applied last; call it at start and when the
     rules file changes."""
     rules = rules_in_force(store, rules)
-    applied = {"rules_hash": rules.rules_hash}
-    if store.status(RULES_STATUS) == applied:
+    if store.status(RULES_STATUS) == _applied(rules):
         return 0
     num_appended = resettle_all(store, rules, now, settle_s, trust=trust)
-    store.put_status(RULES_STATUS, applied)
+    store.put_status(RULES_STATUS, _applied(rules))
     return num_appended
 
 
 def rules_in_force(store: Store, file_rules: Rules) -> Rules:
     """The version applied last, as long as the domain's own file says what it said then; otherwise the file's."""
+    version = version_in_force(store, file_rules)
+    return _parsed(version.text, f"rules version {version.number}", file_rules.folder) if version else file_rules
+
+
+def version_in_force(store: Store, file_rules: Rules) -> RulesVersion | None:
+    """None where the domain's own file is in force."""
     newest = next(iter(store.rules_versions(1)), None)
     if newest is None or newest.file_hash != file_rules.rules_hash or newest.rules_hash == file_rules.rules_hash:
-        return file_rules
-    return _parsed(newest.text, f"rules version {newest.number}", file_rules.folder)
+        return None
+    return newest
+
+
+def are_rewards_current(store: Store, rules: Rules) -> bool:
+    """Whether every stored reward was computed under `rules`, or none was yet."""
+    applied = store.status(RULES_STATUS)
+    return applied == _applied(rules) or (applied is None and store.last_reward_seq() == 0)
+
+
+def _applied(rules: Rules) -> dict[str, str]:
+    return {"rules_hash": rules.rules_hash}
+
+
+@contextmanager
+def only_settler(store: Store) -> Iterator[bool]:
+    """Whether no other process computes rewards here; then none will meanwhile. Nobody waits: who is not the only one
+    leaves it to the other. Two at once could append a reward that an older signal speaks for above a newer one."""
+    with store.path.with_name("rewards.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def put_in_force(store: Store, text: str, file_rules: Rules, *, author: str, reason: str, now: float) -> RulesVersion:

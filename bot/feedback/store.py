@@ -22,6 +22,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from bot.conversation import Conversation, Decision, Message, Reward, Signal
 from bot.errors import StoreError
 from bot.feedback import store_erasure as erasure
+from bot.feedback import store_gaps as gaps
+from bot.feedback import store_lessons as studio
 from bot.feedback import store_reads as reads
 from bot.feedback import store_reports as reports
 from bot.feedback import store_rules as rules
@@ -30,7 +32,9 @@ from bot.feedback.desk import Desk
 from bot.feedback.desk_records import CaseUse
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
+from bot.feedback.store_gaps import Unanswered
 from bot.feedback.store_kept import KeptDecisions
+from bot.feedback.store_lessons import Taught
 from bot.feedback.store_records import (
     ConversationFilter,
     ConversationRow,
@@ -52,6 +56,8 @@ __all__ = [
     "RulesVersion",
     "Store",
     "Tally",
+    "Taught",
+    "Unanswered",
     "UpdateRow",
 ]
 
@@ -231,6 +237,14 @@ class Store:
         """Newest first."""
         return self._read(rules.rules_versions, limit)
 
+    def rules_version(self, number: int) -> RulesVersion:
+        """Raises NotFound."""
+        return self._read(rules.rules_version, number)
+
+    def rewards_by_rules(self) -> dict[str, int]:
+        """Hash of the rules -> reward revisions that were given under it, those in force and those before."""
+        return self._read(rules.rewards_by_rules)
+
     def history(self, after: int = 0, limit: int = 500) -> tuple[list[Past], int]:
         """The next `limit` conversations after a position, with all that rules can ask for, and the position after
         them. Empty at the end."""
@@ -287,6 +301,24 @@ class Store:
         """[{at, replies, up, down, reward}] over the store's whole life in equal buckets by the time of the reply; `at`
         is a bucket's start (epoch s), `reward` the mean reply reward, None where nothing was rated."""
         return self._read(reports.stats_over_time, buckets)
+
+    def stats_by_article(self) -> list[dict[str, Any]]:
+        """[{article, replies, up, down, mean_reward, by_version: [{version, replies, up, down, rated, mean_reward}]}], of
+        every article that was answered with; rewards of replies, in force."""
+        return self._read(studio.stats_by_article)
+
+    def lessons(self, version: str, limit: int = 100) -> tuple[int, list[Taught]]:
+        """(replies that taught a version, the conversations they are of, newest first). Raises NotFound."""
+        return self._read(studio.lessons, version, limit)
+
+    def newest_questions(self, limit: int) -> list[str]:
+        """Of the newest `limit` messages by people each text once, newest first."""
+        return self._read(studio.newest_questions, limit)
+
+    # --- what articles are missing ------------------------------------------------------------------------------------
+    def unanswered(self, limit: int = 300) -> list[Unanswered]:
+        """The newest questions that went wrong (out of scope, handed over, thumb down), newest first."""
+        return self._read(gaps.unanswered, limit)
 
     def counts(self) -> dict[str, int]:
         """Rows per table, for metrics and crash tests."""

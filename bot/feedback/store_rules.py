@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from bot.conversation import Conversation, Signal
+from bot.errors import NotFound
 from bot.feedback import store_rows as rows
 from bot.feedback.measures import approved_text, shown_texts
 from bot.feedback.store_connection import Connection, Row
@@ -74,6 +75,20 @@ def add_rules_version(conn: Connection, version: RulesVersion) -> int:
 def rules_versions(conn: Connection, limit: int) -> list[RulesVersion]:
     """Newest first."""
     return [RulesVersion(**dict(row)) for row in conn.execute(_VERSIONS, [limit])]
+
+
+def rules_version(conn: Connection, number: int) -> RulesVersion:
+    """Raises NotFound."""
+    row = conn.execute("SELECT * FROM rules_versions WHERE number = ?", [number]).fetchone()
+    if row is None:
+        raise NotFound(f"no rules version {number}")
+    return RulesVersion(**dict(row))
+
+
+def rewards_by_rules(conn: Connection) -> dict[str, int]:
+    """Hash of the rules -> reward revisions stored under it; reads the whole table."""
+    found = conn.execute("SELECT rules_hash, count(*) FROM rewards GROUP BY rules_hash")
+    return {row[0]: int(row[1]) for row in found}
 
 
 _PAGE = "SELECT rowid, * FROM conversations WHERE rowid > ? ORDER BY rowid LIMIT ?"

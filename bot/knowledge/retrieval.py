@@ -59,7 +59,8 @@ class Retriever:
         self.cases = CaseMemory(domain, index, embedder)
         self._index = index
         self._embedder = embedder
-        self._speller = None if words is None else Speller(_texts_of(domain), words)
+        self._words = words
+        self._speller: Speller | None = None
         self._articles: list[str] = []
         self._triggers: list[str] = []
         self._means_N_D: Vectors = np.empty((0, 0), np.float32)
@@ -68,7 +69,7 @@ class Retriever:
         self.revision = ""
 
     async def build(self) -> None:
-        """Embed what is new and index the rest."""
+        """Embed what is new and index the rest; again when articles have changed: questions meet the old index or the new."""
         articles = {name: article.texts for name, article in self.domain.articles.items()}
         triggers = {name: trigger.examples for name, trigger in self.domain.triggers.items() if trigger.examples}
         texts = [*articles.items(), *triggers.items()]  # An article may have a trigger's name: `handoff`, say.
@@ -78,6 +79,7 @@ class Retriever:
         self._means_N_D = means / np.linalg.norm(means, axis=1, keepdims=True)
         self._texts_M_D, self._starts_N = vectors, starts[:-1]
         self._articles, self._triggers = list(articles), list(triggers)
+        self._speller = None if self._words is None else Speller(_texts_of(self.domain), self._words)
         # Thanks and greetings are no reason to keep a sentence; asking for a person, or for an action, is.
         self._tasks = [i for i, (name, _) in enumerate(texts) if i < len(articles) or not name.startswith("utter_")]
         self._index.put_articles(self.domain.articles)
@@ -96,6 +98,10 @@ class Retriever:
     async def read(self, queries: Sequence[str]) -> list[str]:
         """What is made of questions before they are looked up, and what the policy is shown of them."""
         return list(queries) if self._speller is None else await self._to_the_point(map(self._speller.mended, queries))
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors [N, D] of any texts, as they stand."""
+        return await self._embedder.embed(texts)
 
     async def _to_the_point(self, queries: Iterable[str]) -> list[str]:
         """Questions of several sentences without those beside the point."""

@@ -11,6 +11,8 @@ from bot.domain import Domain
 from bot.feedback.store import Store
 from bot.hub import Hub, Replier
 from bot.identity import Identity, IdSource
+from bot.jobs import Jobs
+from bot.knowledge.library import Library
 from bot.limits import Places, TokenBuckets
 from bot.metrics import Metrics
 from bot.policy.types import Policy
@@ -47,6 +49,8 @@ class AppParts:
     engine_counts: Callable[[], Mapping[str, float]] = dict
     """What the engine counts by itself, under the names of `bot.metrics.ENGINE_COUNTS`."""
     span: Span = no_span
+    library: Library | None = None
+    """The articles, for editing; None where the server was given a domain that stays as it is."""
 
 
 LearnerHealth = Literal["ok", "stale", "stopped"]
@@ -76,6 +80,7 @@ class Service:
     feedback: TokenBuckets
     conversations: TokenBuckets
     logins: TokenBuckets
+    jobs: Jobs
     staff: Staff
     presence: Presence = field(default_factory=Presence)
     num_sockets: int = 0
@@ -108,4 +113,5 @@ class Service:
             conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),
             logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
             staff=Staff(parts.store.desk),
+            jobs=Jobs(parts.clock),
         )

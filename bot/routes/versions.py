@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import BASE_VERSION
@@ -17,9 +18,14 @@ from bot.policy.adapters import Canary, Champion
 from bot.policy.manifest import Manifest
 from bot.rollout import interval, success, thumbs, verdict_on
 from bot.routes.access import DeveloperDep, OperatorDep, ServiceDep
+from bot.routes.jobs import JobOut
 from bot.routes.parts import AppParts, Service
+from bot.wire_errors import BadFrame
 
 router = APIRouter(tags=["versions"])
+
+NUM_QUESTIONS = 100
+"""Newest messages that two versions are compared on when no questions are given."""
 
 Reason = Annotated[str, Field(max_length=500)]
 VersionId = Annotated[str, Field(pattern=r"^v\d{6}$", examples=["v000007"])]
@@ -106,6 +112,55 @@ class Because(_Asked):
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "audit"}]})
 
     reason: Reason
+
+
+class Comparison(_Asked):
+    """Two versions to set side by side; without questions, on the newest that people asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"versions": ["v000006", "v000007"], "questions": ["Where is my card?"]}]}
+    )
+
+    versions: Annotated[list[VersionId], Field(min_length=2, max_length=2)]
+    questions: Annotated[list[Annotated[str, Field(min_length=1, max_length=2000)]], Field(max_length=500)] = []
+
+
+class TaughtLine(BaseModel):
+    """A conversation that a version learned from; `mean_reward` of the replies that taught, as it stands today."""
+
+    conversation_id: str
+    text: str
+    at: float
+    num_decisions: int
+    mean_reward: float | None
+
+
+class Lessons(BaseModel):
+    """Who taught a version: newest conversations first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "version": "v000007",
+                    "num_decisions": 412,
+                    "conversations": [
+                        {
+                            "conversation_id": "c_01",
+                            "text": "Where is my card?",
+                            "at": 1.78e9,
+                            "num_decisions": 2,
+                            "mean_reward": 0.5,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+    version: str
+    num_decisions: int
+    conversations: list[TaughtLine]
 
 
 class Standing(BaseModel):
@@ -223,6 +278,28 @@ async def _moved(service: Service, doing: Doing, action: str, reason: str, move:
     said = after.model_dump() | {"reason": reason}
     await asyncio.to_thread(service.parts.store.desk.note, doing, action, "versions", before.model_dump(), said)
     return after
+
+
+@router.get("/v1/versions/{version}/lessons")
+async def read_lessons(
+    service: ServiceDep, _: OperatorDep, version: str, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> Lessons:
+    """Which conversations taught a version."""
+    num_decisions, found = await asyncio.to_thread(service.parts.store.lessons, version, limit)
+    lines = [TaughtLine(**asdict(line)) for line in found]
+    return Lessons(version=version, num_decisions=num_decisions, conversations=lines)
+
+
+@router.post("/v1/versions/compare", status_code=202)
+async def compare(service: ServiceDep, doing: DeveloperDep, body: Comparison) -> JobOut:
+    """What two versions would do on the same questions, in a worker; follow it at `/v1/jobs/{id}`."""
+    parts = service.parts
+    questions = body.questions or await asyncio.to_thread(parts.store.newest_questions, NUM_QUESTIONS)
+    if not questions:
+        raise BadFrame("questions: expected at least one, since nobody has asked anything yet; got none")
+    settings = parts.settings.as_flags()
+    task = {"settings": settings, "versions": body.versions, "questions": questions}
+    return JobOut.of(await service.jobs.start("comparison", "online_learning.compare", task, doing.actor))
 
 
 def _standing(versions: Versions) -> Standing:

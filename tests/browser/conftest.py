@@ -107,11 +107,21 @@ def visit(new_visit: Callable[..., Visit]) -> Visit:
 
 
 @pytest.fixture
-def operator_visit(visit: Visit) -> Visit:
+def sign_in() -> Callable[[Visit], Visit]:
+    """Signs a person in as an operator, with the form."""
+
+    def enter(visit: Visit) -> Visit:
+        page = visit.open("/operator")
+        page.get_by_label("Operator key").fill(OPERATOR_KEY)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("link", name="Studio")).to_be_visible()
+        page.close()
+        return visit
+
+    return enter
+
+
+@pytest.fixture
+def operator_visit(visit: Visit, sign_in: Callable[[Visit], Visit]) -> Visit:
     """An operator who signed in with the form."""
-    page = visit.open("/operator")
-    page.get_by_label("Operator key").fill(OPERATOR_KEY)
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("link", name="Studio")).to_be_visible()
-    page.close()
-    return visit
+    return sign_in(visit)

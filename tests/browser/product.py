@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.browser.shop_site import ShopSite, shop_site
-from tests.service_rig import OPERATOR_KEY, Rig, live, open_rig
+from tests.service_rig import Rig, live, open_rig
 from ui.app import mount
 
 DEFAULT_TOKENS = ("Your card ", "is on ", "its way. ", "It will ", "arrive ", "by **Friday**.")
@@ -154,7 +154,7 @@ def running_product(home: Path) -> Iterator[Product]:
 async def _serve(rig: Rig, shop: ShopSite, started: list[Product], ready: threading.Event, stop: asyncio.Event) -> None:
     wire = Wire()
     await wire.open()
-    mount(rig.app, base_url=lambda: f"http://127.0.0.1:{wire.target}", operator_key=OPERATOR_KEY, assistant="Bea")
+    mount(rig.app, assistant="Bea")
     async with live(rig.app) as server:
         wire.target = server.port
         shop.product = f"http://127.0.0.1:{wire.port}"

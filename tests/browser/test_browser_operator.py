@@ -69,10 +69,6 @@ def test_hostile_text_is_inert_on_the_operators_page(operator_visit: Visit, prod
     expect(page.locator(":is(.od-rows, .od-transcript) :is(img, script, iframe, b, a)")).to_have_count(0)
 
 
-def is_frozen(product: Product) -> bool:
-    return product.rig.versions.frozen
-
-
 def test_filters_narrow_the_list(operator_visit: Visit) -> None:
     """By thumb; nothing that matches is said plainly."""
     amber = fresh("amber")
@@ -84,29 +80,6 @@ def test_filters_narrow_the_list(operator_visit: Visit) -> None:
     expect(page.get_by_text("No conversation matches.")).to_be_visible()
     page.get_by_label("Thumb", exact=True).select_option("down")
     expect(page.locator(".od-row")).to_have_count(1)
-
-
-def test_the_studio_shows_versions_and_freezes_after_a_question(operator_visit: Visit, product: Product) -> None:
-    """No lever moves without a reason and a confirmation."""
-    ask(operator_visit.chat()).get_by_role("button", name="Good reply").click()
-    page = operator_visit.open("/studio/")
-    expect(page.locator(".dk-card").first).to_contain_text("v000000")
-    expect(page.get_by_role("cell", name="v000000").first).to_be_visible()
-    expect(page.locator(".dk-plot canvas, .dk-plot svg.marks").first).to_be_visible()
-    page.get_by_role("button", name="Freeze", exact=True).click()
-    expect(page.get_by_text("Write a reason first")).to_be_visible()
-    page.get_by_label("Reason").fill("audit <b>today</b>")
-    page.get_by_role("button", name="Freeze", exact=True).click()
-    expect(page.get_by_text("The champion stays, whatever the learner finds.")).to_be_visible()
-    assert not is_frozen(product)
-    page.get_by_role("button", name="Yes, do it").click()
-    expect(page.get_by_text("learning is frozen")).to_be_visible()
-    assert is_frozen(product)
-    page.get_by_label("Reason").fill("audit over")
-    page.get_by_role("button", name="Unfreeze").click()
-    page.get_by_role("button", name="Yes, do it").click()
-    expect(page.get_by_text("Done: v000000 serves, learning may publish.")).to_be_visible()
-    assert not is_frozen(product)
 
 
 def test_signing_out_closes_the_pages(operator_visit: Visit) -> None:

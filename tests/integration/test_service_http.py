@@ -148,6 +148,23 @@ MATRIX: dict[tuple[str, str], tuple[bool, ...]] = {
     ("POST", "/v1/versions/unfreeze"): DEVELOPERS,
     ("GET", "/v1/learner"): STAFF,
     ("GET", "/v1/serving"): STAFF,
+    ("GET", "/v1/learner/articles"): STAFF,
+    ("GET", "/v1/versions/{version}/lessons"): STAFF,
+    ("POST", "/v1/versions/compare"): DEVELOPERS,
+    ("GET", "/v1/rules"): STAFF,
+    ("POST", "/v1/rules"): DEVELOPERS,
+    ("POST", "/v1/rules/check"): DEVELOPERS,
+    ("POST", "/v1/rules/backtests"): DEVELOPERS,
+    ("GET", "/v1/rules/schema"): STAFF,
+    ("GET", "/v1/rules/versions/{number}"): STAFF,
+    ("GET", "/v1/knowledge/articles"): STAFF,
+    ("GET", "/v1/knowledge/articles/{article_id}"): STAFF,
+    ("PUT", "/v1/knowledge/articles/{article_id}"): DEVELOPERS,
+    ("DELETE", "/v1/knowledge/articles/{article_id}"): DEVELOPERS,
+    ("POST", "/v1/knowledge/check"): STAFF,
+    ("GET", "/v1/knowledge/gaps"): STAFF,
+    ("GET", "/v1/jobs/{job_id}"): STAFF,
+    ("DELETE", "/v1/jobs/{job_id}"): DEVELOPERS,
 }
 
 
@@ -213,7 +230,8 @@ def test_the_matrix_holds(client: TestClient, rig: Rig, method: str, path: str) 
         body = because | bodies.get(path, {})
         if path in ("/v1/feedback", "/v1/outcomes"):
             body = body | {"key": f"k{number}"}
-        names = dict.fromkeys(("name", "case_id", "draft_id", "decision_id", "pair_id"), "none")
+        names = dict.fromkeys(("name", "case_id", "draft_id", "decision_id", "pair_id", "job_id"), "none")
+        names |= {"number": "1", "version": "v000001"}
         url = path.format(conversation_id=conversation_id, article_id="card_arrival", **names)
         data: dict[str, Any] = {"data": {"key": OPERATOR_KEY}} if path == "/login" else {"json": body}
         answer = client.request(

@@ -10,17 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from fastapi import FastAPI
 
 from bot import cli, up
-from bot.compose import mount_pages
 from bot.doctor import Unwell
 from bot.settings import Settings
 from bot.supervisor import Child, given_up_marker
-from tests.service_rig import make_domain
 
 ROOT = Path(__file__).parents[2]
 MakeSettings = Callable[..., Settings]
@@ -97,20 +93,6 @@ def test_the_server_looks_for_the_marker_that_the_supervisor_leaves(make_setting
 def test_the_address_shown_can_be_opened_here(make_settings: MakeSettings, host: str, shown: str) -> None:
     """Listening everywhere is no address to click on."""
     assert up.address(make_settings(host=host, port=80)) == shown
-
-
-@pytest.mark.parametrize(
-    ("host", "url"), [("::", "http://[::1]:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::1", "http://[::1]:80")]
-)
-def test_the_pages_are_given_an_address_that_can_be_asked(
-    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, host: str, url: str
-) -> None:
-    """They ask the server over HTTP; `http://:::80` would be nobody's."""
-    told: dict[str, object] = {}
-    monkeypatch.setitem(sys.modules, "ui.app", SimpleNamespace(mount=lambda app, **options: told.update(options)))
-    settings = make_settings(host=host, port=80)
-    mount_pages(FastAPI(), settings, make_domain())
-    assert told["base_url"] == url
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

@@ -304,20 +304,23 @@ def test_the_command_applies_rules_and_lists_them(home: Path, file: str, capsys:
     assert "Ada: less praise" in says(capsys, "rules", "log", "--home", str(home))[1]
 
 
-def test_a_running_learner_is_left_to_compute_the_rewards(
-    home: Path, file: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("lock", "is_computed"), [("rewards.lock", False), ("learner.lock", True)])
+def test_who_computes_rewards_is_not_disturbed_and_a_learner_is_not_waited_for(
+    home: Path, file: str, capsys: pytest.CaptureFixture[str], lock: str, is_computed: bool
 ) -> None:
-    """One process at a time writes rewards: with its lock held, the version is stored and nothing else."""
+    """One process at a time computes them; a learner that does something else may go on doing it."""
     import fcntl
 
-    with (home / "learner.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Store(home / "rejoinder.db") as store:
+        settle(store, RULES, 1e9, 0.0)
+        before = store.counts()["rewards"]
+    with (home / lock).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         argv = ("rules", "apply", file, "--author", "Ada", "--reason", "why", "--home", str(home))
         code, out, _ = says(capsys, *argv)
-    assert code == 0
-    assert "the running learner computes the rewards anew" in out
+    assert (code, "the learner, at work on them now" in out) == (0, not is_computed)
     with Store(home / "rejoinder.db") as store:
-        assert (store.counts()["rewards"], len(store.rules_versions())) == (0, 1)
+        assert (store.counts()["rewards"] > before, len(store.rules_versions())) == (is_computed, 1)
 
 
 @pytest.mark.parametrize(

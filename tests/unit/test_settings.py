@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,10 @@ def test_tracebacks_are_asked_for_by_a_variable() -> None:
     assert not wants_tracebacks({"REJOINDER_DEBUG": "0"})
     assert wants_tracebacks({"REJOINDER_DEBUG": "1"})
     assert load_settings({}, {"REJOINDER_DEBUG": "1"}).port == 7860
+
+
+def test_settings_survive_the_way_to_a_worker(tmp_path: Path) -> None:
+    """As plain values that JSON can carry, every section of them."""
+    settings = load_settings({"home": tmp_path, "seed": 7, "profile": "demo", "policy": {"num_candidates": 5}}, {})
+
+    assert load_settings(json.loads(json.dumps(settings.as_flags())), {}) == settings

@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 import ui
-from tests.browser.sample_answers import operator_answers
 from ui import operator, studio
 from ui.app import STATIC_FOLDER
 from ui.chat import chat_page
@@ -64,57 +63,7 @@ def test_scripts_never_parse_text_as_html() -> None:
     assert not re.search(forbidden, scripts)
 
 
-@pytest.mark.parametrize("build", [studio.studio_page])
-async def test_handlers_of_the_operators_pages_are_private_and_never_queued(build: Any) -> None:
-    """Gradio offers handlers as an API unless told otherwise, and its queue loses answers (ui/handlers.py)."""
-    page = build(make_api())
-    assert page.fns
-    assert {(handler.api_visibility, handler.queue) for handler in page.fns.values()} == {("private", False)}
-
-
-async def test_pages_that_speak_to_the_server_themselves_have_no_handler_at_all() -> None:
-    """Chat and operator: the browser's own socket and requests are their road to the bot."""
-    assert not chat_page(assistant="Bea").fns
-    assert not operator.operator_page().fns
-
-
-async def test_a_silent_server_leaves_what_is_shown_and_says_one_line() -> None:
-    """The plots stay; the problem is named."""
-    api = make_api(status=503)
-    trouble, *shown = await studio.Studio(api).refresh()
-    assert ("The server answered 503." in trouble, len(shown)) == (True, 7)
-
-
-async def test_the_studio_refreshes_everything_at_once() -> None:
-    """Cards, four plots, two tables."""
-    answers = operator_answers()
-    shown = await studio.Studio(make_api(versions=answers["versions"], learner=answers["learner"])).refresh()
-    assert (len(shown), shown[0], "v000004" in shown[1]) == (8, "", True)
-
-
-@pytest.mark.parametrize(
-    ("change", "version", "reason"), [("freeze", "", " "), ("promote", studio.BASE_CHOICE, "read it")]
-)
-async def test_a_lever_without_reason_or_version_asks_for_it(change: str, version: str, reason: str) -> None:
-    """Nothing is pending, so a confirmation would change nothing."""
-    pending, _, confirmation, said = studio.Studio(make_api()).ask(change, version, reason)
-    assert (pending, confirmation.visible, "dk-problem" in said) == (None, False, True)
-
-
-async def test_only_versions_that_still_have_weights_can_be_chosen() -> None:
-    """Newest first, after the one that needs no choice."""
-    states = {"v000000": "base", "v000001": "pruned", "v000002": "published", "v000003": "champion"}
-    lines = [{"version": version, "state": state} for version, state in states.items()]
-    dropdown = await studio.Studio(make_api(versions={"versions": lines})).choices()
-    assert [name for name, _ in dropdown.choices] == [studio.BASE_CHOICE, "v000003", "v000002", "v000000"]
-
-
-async def test_a_lever_moves_only_after_the_confirmation() -> None:
-    """What was asked is what is done; a second press does nothing."""
-    desk = studio.Studio(make_api(rollback={"champion": "v000002", "frozen": True}))
-    pending, question, confirmation, _ = desk.ask("rollback", "v000002", " worse <answers> ")
-    assert (pending, confirmation.visible) == (("rollback", "v000002", "worse <answers>"), True)
-    assert "worse &lt;answers&gt;" in question
-    pending, _, said, _ = await desk.confirm(pending)
-    assert (pending, "v000002" in said, "learning is frozen" in said) == (None, True, True)
-    assert (await desk.confirm(None))[2] == ""
+@pytest.mark.parametrize("build", [chat_page, operator.operator_page, studio.studio_page])
+async def test_pages_that_speak_to_the_server_themselves_have_no_handler_at_all(build: Any) -> None:
+    """The browser's own socket and requests are their road to the bot."""
+    assert not build().fns

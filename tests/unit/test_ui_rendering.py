@@ -8,8 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.browser.sample_answers import operator_answers
-from ui import chat, markup, metrics
+from ui import chat, markup
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -106,21 +105,7 @@ class Reader(HTMLParser):
 
 def shown(payload: str) -> str:
     """Everything the pages render about the payload."""
-    answers = operator_answers()
-    versions = {
-        "champion": payload,
-        "versions": [{"version": payload, "parent": payload, "state": payload, "gate": {"reason": payload}}],
-    }
-    learner = {
-        "status": {"state": payload, "note": payload},
-        "updates": [{"seq": 1, "outcome": payload, "version": payload, "metrics": {payload: 1.0}}],
-    }
     parts = [markup.problem(payload), markup.empty(payload)]
-    parts += [
-        metrics.render_cards(versions, learner),
-        metrics.render_versions(versions, answers["learner"]),
-        metrics.render_updates(learner),
-    ]
     return "".join(parts)
 
 

@@ -1,0 +1,264 @@
+"""The studio in a real browser: learning and its levers, rules from a mistake to a version, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from bot.domain import load_domain
+from bot.feedback.desk import Doing
+from bot.feedback.desk_records import Draft
+from bot.feedback.rules import load_rules
+from bot.feedback.settle import settle
+from bot.feedback.store import UpdateRow
+from tests.browser.chat_page import ask
+from tests.browser.conftest import Visit
+from tests.browser.product import Product
+from tests.builders import make_conversation, make_decision, make_message, make_signal
+from tests.hostile import INERT_JS, PAYLOADS
+
+pytestmark = pytest.mark.browser
+
+BANK = load_domain("bank")
+WORKER_MS = 90_000
+"""A worker is a process: it may have to wait for its turn on the processor."""
+METRICS = {"kl_champion": 0.012, "kl_start": 0.03, "entropy": 0.4, "ess": 0.8, "clip_fraction": 0.02, "staleness": 1.5}
+
+
+def studio(visit: Visit, page: str) -> Page:
+    """One of its pages, with the script at work."""
+    opened = visit.open(f"/studio/#{page}")
+    expect(opened.locator("#studio[data-started]")).to_be_visible()
+    return opened
+
+
+def is_frozen(product: Product) -> bool:
+    return product.rig.versions.frozen
+
+
+def test_no_lever_moves_without_a_reason_and_a_yes(operator_visit: Visit, product: Product) -> None:
+    """Freeze, and unfreeze again; each says what it will do."""
+    page = studio(operator_visit, "learning")
+    expect(page.locator(".st-card").first).to_contain_text("v000000")
+    page.get_by_role("button", name="Freeze learning", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Freeze learning")
+    expect(dialog).to_contain_text("The champion stays, whatever the learner finds.")
+    dialog.get_by_role("button", name="Yes, do it").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Write a reason first")
+    assert not is_frozen(product)
+    dialog.get_by_label("Reason").fill("audit <b>today</b>")
+    dialog.get_by_role("button", name="Yes, do it").click()
+    expect(page.get_by_text("Done: v000000 serves, learning is frozen.")).to_be_visible()
+    assert is_frozen(product)
+    page.get_by_role("button", name="Unfreeze learning").click()
+    page.get_by_label("Reason").fill("audit over")
+    page.get_by_role("button", name="Yes, do it").click()
+    expect(page.get_by_text("Done: v000000 serves, learning may publish.")).to_be_visible()
+    assert not is_frozen(product)
+
+
+def test_plots_show_what_is_under_the_pointer_and_the_arrow_keys(operator_visit: Visit, product: Product) -> None:
+    """One update: its entropy with the update's name; the same number stands in the table below."""
+    product.rig.store.commit_update(UpdateRow(1000.0, 0, "checkpoint-000001", "refused", "v000000", METRICS))
+    page = studio(operator_visit, "learning")
+    plot = page.locator("figure", has=page.get_by_role("heading", name="Entropy, nats"))
+    plot.locator(".st-drawing").hover()
+    expect(plot.locator(".st-tip")).to_contain_text("Entropy 0.40")
+    page.mouse.move(0, 0)
+    expect(plot.locator(".st-tip")).to_be_hidden()
+    plot.locator(".st-drawing").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(plot.locator(".st-tip")).to_be_visible()
+    plot.get_by_text("Numbers").click()
+    expect(plot.get_by_role("cell", name="0.40").first).to_be_visible()
+
+
+def rate_the_newest_reply(product: Product) -> None:
+    """A thumb up that has settled."""
+    store = product.rig.store
+    reply = store.newest_replies(1)[0]
+    about = {"conversation_id": reply.conversation_id, "decision_id": reply.decision_id}
+    store.add_signal(make_signal(key=reply.id, author="p_studio", value=1.0, **about))
+    settle(store, load_rules(BANK.rewards_path), 1e10, 0.0)
+
+
+def test_rules_are_mended_tried_and_saved(operator_visit: Visit, product: Product) -> None:
+    """A mistake is marked while one types; saving opens after the trial; the version has author and reason."""
+    ask(operator_visit.chat(), "Where is my card?")
+    rate_the_newest_reply(product)
+    page = studio(operator_visit, "rules")
+    editor = page.get_by_label("Reward rules, YAML")
+    expect(editor).to_have_value(re.compile("outcome"))
+    text, number = editor.input_value(), len(product.rig.store.rules_versions()) + 1
+    editor.fill(text.replace("solved: 1.0", "solvd: 1.0", 1))
+    line = text.splitlines().index("    solved: 1.0") + 1
+    expect(page.get_by_role("button", name=f"rewards.yml:{line}:5")).to_be_visible()
+    expect(page.get_by_text("did you mean solved?")).to_be_visible()
+    expect(page.locator(".st-marked")).to_have_text(str(line))
+    expect(page.get_by_role("button", name="Try on history")).to_be_disabled()
+    heavier = re.sub(r"up: [\d.]+", f"up: 0.{60 + number}", text, count=1)
+    editor.fill(heavier)
+    expect(page.get_by_text("No mistake.")).to_be_visible()
+    expect(page.get_by_role("button", name="Save…")).to_be_disabled()
+    page.get_by_role("button", name="Try on history").click()
+    expect(page.get_by_role("heading", name="On history")).to_be_visible(timeout=WORKER_MS)
+    expect(page.get_by_role("region", name="Gain most").get_by_role("button").first).to_be_visible()
+    page.get_by_role("button", name="Save…").click()
+    page.get_by_label("Reason").fill(f"praise more {number}")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.get_by_text(f"Rules version {number} is in force.")).to_be_visible()
+    expect(page.get_by_role("cell", name=f"praise more {number}")).to_be_visible()
+    expect(page.get_by_text("the learner computes the rewards anew")).to_be_visible()
+    version = product.rig.store.rules_versions()[0]
+    assert (version.text, version.author, version.reason) == (heavier, "operator:local", f"praise more {number}")
+    settle(product.rig.store, load_rules(BANK.rewards_path), 1e10, 0.0)
+    expect(page.get_by_text("all rewards are by these rules")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", ["learning", "rules", "knowledge"])
+def test_a_phone_shows_every_page_without_scrolling_sideways(
+    new_visit: Callable[..., Visit], sign_in: Callable[[Visit], Visit], name: str
+) -> None:
+    """390 pixels: wide things scroll inside their own frame."""
+    page = studio(sign_in(new_visit(viewport={"width": 390, "height": 844})), name)
+    expect(page.locator(f"#st-page-{name} .st-panel").first).to_be_visible()
+    widths = page.evaluate("[document.documentElement.scrollWidth, document.querySelector('#studio').scrollWidth]")
+    assert widths == [390, 390]
+
+
+def test_the_tabs_are_walked_with_the_arrow_keys(operator_visit: Visit) -> None:
+    """And an address leads to its page."""
+    page = studio(operator_visit, "rules")
+    expect(page.get_by_role("tab", name="Reward rules")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Reward rules").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tabpanel", name="Knowledge")).to_be_visible()
+
+
+def test_an_article_is_written_read_by_people_and_taken_away(operator_visit: Visit) -> None:
+    """The mistake is told while one types; the preview shows what people will read."""
+    page = studio(operator_visit, "knowledge")
+    page.get_by_role("button", name="New article").click()
+    dialog = page.get_by_role("dialog", name="New article")
+    dialog.get_by_label("Id").fill("watch")
+    text = "---\ntitle: Paying by watch\nquestions:\n  - Can I pay with my watch?\n---\nYes, **if** it is paired.\n"
+    dialog.get_by_label("Article").fill(text.replace("title:", "titel:"))
+    expect(dialog.get_by_text("watch.md:2: expected one of title, questions")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Save")).to_be_disabled()
+    dialog.get_by_label("Article").fill(text)
+    expect(dialog.get_by_role("region", name="Preview").locator("strong")).to_have_text("if")
+    dialog.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("“Paying by watch” is in use from the next question on.")).to_be_visible()
+    told = operator_visit.context.request.get(f"{operator_visit.home}/v1/articles/watch").json()
+    assert told["answer"] == "Yes, **if** it is paired."
+    page.get_by_role("button", name="Paying by watch", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.get_by_text("The article was removed.")).to_be_visible()
+
+
+def test_a_question_that_went_wrong_becomes_an_article(operator_visit: Visit, product: Product) -> None:
+    """From the group to the editor, with the question in it; a draft leaves its list when it is published."""
+    ask(operator_visit.chat(), "May I pay with a turquoise watch?").get_by_role("button", name="Bad reply").click()
+    here = product.rig.store.newest_replies(1)[0].conversation_id
+    add_draft(product, uuid4().hex, title="Turquoise", question="Do you take turquoise notes?", conversation_id=here)
+    page = studio(operator_visit, "knowledge")
+    group = page.locator(".st-gap", has_text="turquoise watch")
+    expect(group.get_by_text("thumb down 1")).to_be_visible()
+    group.get_by_role("button", name="Write an article").click()
+    expect(page.get_by_role("dialog").get_by_label("Article")).to_have_value(re.compile("turquoise watch"))
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("row", name="turquoise notes").get_by_role("button", name="Write it").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Id").fill("turquoise")
+    area = dialog.get_by_label("Article")
+    area.fill(area.input_value() + "No, we do not.\n")
+    dialog.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("“Turquoise” is in use from the next question on.")).to_be_visible()
+    expect(page.get_by_text("No drafts.")).to_be_visible()
+    page.get_by_role("button", name="Turquoise", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.get_by_text("The article was removed.")).to_be_visible()
+
+
+def add_draft(product: Product, name: str, **fields: str) -> None:
+    desk = product.rig.store.desk
+    desk.add_draft(
+        Doing("operator:local", 1000.0),
+        Draft(**{"answer": ""} | fields, id=name, at=1000.0, author="operator:local"),
+    )
+
+
+def poison(product: Product) -> None:
+    """Every payload as a question that went wrong, as a draft, and as the reason of an update that was refused."""
+    store = product.rig.store
+    for payload in PAYLOADS:
+        name = f"bad{payload.marker}"
+        store.add_conversation(make_conversation(id=name, person_id="p_hostile"))
+        question = make_message(id=f"{name}q", conversation_id=name, text=payload.text, client_id=name)
+        store.add_user_message(question)
+        decision = make_decision(id=f"{name}d", conversation_id=name, person_id="p_hostile")
+        fields = {"conversation_id": name, "role": "bot", "decision_id": decision.id, "act": "handoff"}
+        store.add_reply(make_message(id=f"{name}r", text=payload.text, **fields), decision)
+    worst = [payload.text for payload in PAYLOADS[::4]]
+    for payload in PAYLOADS[::4]:
+        about = {"title": payload.text, "question": payload.text, "conversation_id": f"bad{payload.marker}"}
+        add_draft(product, f"{payload.marker}{uuid4().hex}", **about)
+    metrics = METRICS | {"gate": {"passed": False, "reasons": worst}}
+    lineage = tuple(f"bad{payload.marker}d" for payload in PAYLOADS)
+    store.commit_update(UpdateRow(1000.0, 0, "checkpoint-000009", "published", "v000009", metrics, lineage))
+
+
+def clean(product: Product) -> None:
+    """The drafts would stand in other tests' way."""
+    desk = product.rig.store.desk
+    for draft in desk.drafts():
+        desk.set_draft(Doing("operator:local", 1.0), draft.id, {"state": "dropped"})
+
+
+def test_two_hundred_hostile_texts_stay_text(operator_visit: Visit, product: Product) -> None:
+    """In groups, drafts, reasons and a transcript; a dialog or a request to elsewhere fails by itself."""
+    poison(product)
+    try:
+        page = studio(operator_visit, "knowledge")
+        expect(page.locator(".st-gap").first).to_be_visible()
+        expect(page.get_by_role("region", name="Drafts").get_by_role("row").nth(10)).to_be_visible()
+        shown = page.locator("#st-page-knowledge").text_content() or ""
+        assert [payload.marker for payload in PAYLOADS if payload.marker not in shown] == []
+        assert page.evaluate(INERT_JS, "#studio") == []
+        page.locator(".st-gaps button.link").first.click()
+        expect(page.locator(".st-message.user")).to_be_visible()
+        assert page.evaluate(INERT_JS, "#studio") == []
+        page.get_by_role("button", name="Close").click()
+        page.get_by_role("tab", name="Learning").click()
+        expect(page.get_by_role("region", name="Updates").get_by_text(PAYLOADS[0].marker)).to_be_visible()
+        assert page.evaluate(INERT_JS, "#studio") == []
+    finally:
+        clean(product)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    new_visit: Callable[..., Visit], sign_in: Callable[[Visit], Visit], scheme: str
+) -> None:
+    """On each of the three pages, and in a dialog."""
+    visit = sign_in(new_visit(viewport={"width": 1280, "height": 800}, color_scheme=scheme))
+    found = []
+    for name in ("learning", "rules", "knowledge"):
+        page = studio(visit, name)
+        expect(page.locator(f"#st-page-{name} .st-panel").last).to_be_visible()
+        found += serious(Axe().run(page))
+    page.get_by_role("button", name="New article").click()
+    found += serious(Axe().run(page))
+    assert found == []
+
+
+def serious(results: Any) -> list[str]:
+    """What axe finds that is serious or worse, and where."""
+    violations = [one for one in results.response["violations"] if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {node['html'][:200]}" for one in violations for node in one["nodes"]]
