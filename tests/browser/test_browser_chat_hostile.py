@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from bot.conversation import Message
+from bot.feedback.desk import Doing
 from tests.browser.chat_page import conversation_of
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
@@ -34,9 +35,13 @@ def test_two_hundred_hostile_texts_stay_text(visit: Visit, product: Product, rol
     """All of them in one transcript: each is there to be read, none came alive, and nothing was asked of any host."""
     page = visit.chat()
     conversation_id = conversation_of(page)
+    author = "operator:ann" if role == "operator" else ""
+    if author:
+        product.rig.store.desk.take_over(Doing(author, 1000.0), conversation_id)
     for payload in PAYLOADS:
-        put(product, conversation_id, role, payload.text)
-    put(product, conversation_id, "bot", "the end")  # nothing waits for a reply
+        put(product, conversation_id, role, payload.text, author=author)
+    # Nothing waits for a reply, and who speaks goes on speaking.
+    put(product, conversation_id, "operator" if author else "bot", "the end", author=author)
     page.reload()
     expect(page.locator(".rj-message")).to_have_count(len(PAYLOADS) + 2)
     shown = page.locator(".rj-message").all_text_contents()[1:-1]
