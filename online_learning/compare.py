@@ -60,7 +60,7 @@ def _line(text: str, one: Outlook, other: Outlook, domain: Domain) -> dict[str, 
         "first": _choice(one, domain),
         "second": _choice(other, domain),
         "changed": one.mode != other.mode,
-        "distance": round(distance, 6),
+        "distance": round(distance, 9),
     }
 
 
