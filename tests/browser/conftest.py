@@ -20,6 +20,8 @@ ARGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 20_000
+FIRST_PAGE_MS = 90_000
+"""The first page of a fresh browser and server: everything is read from disk once."""
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -114,7 +116,7 @@ def sign_in() -> Callable[[Visit], Visit]:
         page = visit.open("/operator")
         page.get_by_label("Operator key").fill(OPERATOR_KEY)
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("link", name="Studio")).to_be_visible()
+        expect(page.get_by_role("link", name="Studio")).to_be_visible(timeout=FIRST_PAGE_MS)
         page.close()
         return visit
 
