@@ -6,7 +6,10 @@ The rule (`decide`), with both versions serving at the same time:
 
 1. *withdrawn* as soon as the candidate is significantly worse: the 95 % confidence sequence of the difference in thumbs
    (share up, averaged over conversations) or in success (share of conversations solved) lies below 0;
-2. otherwise *promoted* when it has spoken in `rollout.min_conversations` conversations.
+2. otherwise *promoted* when it has spoken in `rollout.min_conversations` conversations and was compared with the champion;
+3. *withdrawn* when so few people said anything that it could not be compared in `PATIENCE` times as many.
+
+While learning is frozen nothing is promoted.
 
 The sequence is valid at every look (asymptotic confidence sequence, arXiv 2103.06476): looking at each new thumb makes a
 false alarm no likelier. Owns the road of a canary; knows nothing of models, sockets or how versions are made.
@@ -25,6 +28,7 @@ from typing import Literal, Protocol
 
 from bot.errors import NotFound, RejoinderError
 from bot.feedback.store import Store, Tally
+from bot.policy.adapters import ROLLOUT as BY
 from bot.policy.adapters import Canary, Champion
 from bot.policy.types import Policy
 from bot.settings import RolloutSettings
@@ -36,7 +40,8 @@ RHO_SQUARED = 0.022
 """Makes the sequence tightest at about 400 conversations: (-2 ln a + ln(-2 ln a) + 1) / 400."""
 MIN_RATED = 30
 """Conversations of each version before a difference is looked at: the sequence is asymptotic."""
-BY = "rollout"
+PATIENCE = 5
+"""Times `rollout.min_conversations`: how long a candidate of whom nobody says anything stays one."""
 
 
 class Canaries(Protocol):
@@ -47,6 +52,10 @@ class Canaries(Protocol):
 
     def champion(self) -> Champion:
         """Who serves everybody else."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether an operator stopped publishing."""
 
     def withdraw(self, reason: str, by: str = "operator") -> Canary:
         """The champion serves alone again."""
@@ -118,16 +127,27 @@ def _smoothed(rate: Rate) -> float:
 
 def decide(candidate: Tally, champion: Tally, min_conversations: int) -> Verdict:
     """See the module's rule."""
+    compared = False
     for name, rate_of in (("thumbs up", thumbs), ("solved", success)):
         ours, theirs = rate_of(candidate), rate_of(champion)
         ends = difference(ours, theirs)
+        compared |= ends is not None
         if ends is not None and ends[1] < 0:
             points = f"95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f} points"
             reason = f"{name}: {ours.mean:.0%} of {ours.n} against {theirs.mean:.0%} of {theirs.n}, {points}"
             return Verdict("withdraw", reason)
     if candidate.conversations < min_conversations:
         return Verdict("wait", f"{candidate.conversations} of {min_conversations} conversations")
+    if not compared:
+        return _uncompared(candidate, champion, PATIENCE * min_conversations)
     return Verdict("promote", f"not worse in {candidate.conversations} conversations")
+
+
+def _uncompared(candidate: Tally, champion: Tally, limit: int) -> Verdict:
+    said = (
+        f"expected {MIN_RATED} rated conversations of each, got {candidate.rated} and {champion.rated} of the champion"
+    )
+    return Verdict("wait" if candidate.conversations < limit else "withdraw", f"never compared: {said}")
 
 
 def is_chosen(conversation_id: str, version: str, key: bytes, share: float) -> bool:
@@ -164,6 +184,8 @@ class Rollout:
                     await self.step()
                 except (RejoinderError, OSError) as error:
                     log.warning("canary: %s", error)
+                except Exception:  # the learner waits for this task's verdict: it must not end
+                    log.exception("canary: this look at it failed")
                 await asyncio.sleep(self._settings.poll_s)
         finally:
             self._canary = None
@@ -184,8 +206,8 @@ class Rollout:
             return
         try:
             await self._held.enter_async_context(self._policy.lease(canary.version))
-        except RejoinderError as error:
-            log.warning("canary %s: %s; withdrawn", canary.version, error)
+        except Exception as error:  # whatever a model can raise while it is loaded
+            log.warning("canary %s: withdrawn", canary.version, exc_info=error)
             await asyncio.to_thread(self._versions.withdraw, f"it could not be loaded: {error}", BY)
             return
         self._canary = canary
@@ -194,7 +216,8 @@ class Rollout:
     def _judge(self, canary: Canary) -> None:
         verdict = verdict_on(canary, self._versions.champion().version, self._store, self._settings)[0]
         # An operator who acted meanwhile has the last word.
-        if verdict.what == "wait" or self._versions.canary() != canary:
+        waits = verdict.what == "wait" or (verdict.what == "promote" and self._versions.frozen)
+        if waits or self._versions.canary() != canary:
             return
         log.info("canary %s: %s (%s)", canary.version, verdict.what, verdict.reason)
         if verdict.what == "promote":

@@ -86,11 +86,13 @@ def stats_by_version(conn: Connection) -> list[dict[str, Any]]:
 _TALLIES = """
 WITH spoke AS (
     SELECT version, conversation_id, count(*) AS replies FROM decisions
-    WHERE version IN (:one, :other) AND created_at >= :since GROUP BY version, conversation_id
+    WHERE version IN (:one, :other) AND created_at >= :since AND person_id NOT LIKE 'operator:%'
+    GROUP BY version, conversation_id
 ), thumbs AS (
     SELECT d.version, d.conversation_id, avg(s.value > 0) AS up
     FROM decisions AS d JOIN signals_in_force AS s ON s.decision_id = d.id AND s.kind = 'thumb' AND s.value <> 0
-    WHERE d.version IN (:one, :other) AND d.created_at >= :since GROUP BY d.version, d.conversation_id
+    WHERE d.version IN (:one, :other) AND d.created_at >= :since AND d.person_id NOT LIKE 'operator:%'
+    GROUP BY d.version, d.conversation_id
 ), outcomes AS (
     SELECT conversation_id, avg(value) AS solved FROM signals_in_force WHERE kind = 'outcome' GROUP BY conversation_id
 )

@@ -36,7 +36,7 @@ ALLOWED_FILES = frozenset(
 ) | {"value.safetensors", "cases.safetensors"}
 """A folder with any other file is refused: a pickle or a template would be code."""
 MANIFEST = "manifest.json"
-LEARNER = "learner"
+LEARNER, ROLLOUT = "learner", "rollout"
 """Who moved the pointer when nobody did it by hand."""
 _VERSION = re.compile(r"v[0-9]{6,}")
 Stamp = tuple[tuple[str, int, int], ...]
@@ -195,7 +195,9 @@ class AdapterStore:
         assert keep >= 1, keep
         if self.frozen:
             return []
-        by_hand = {e["version"] for e in self.history() if e["event"] == "champion" and e["by"] != LEARNER}
+        by_hand = {
+            e["version"] for e in self.history() if e["event"] == "champion" and e["by"] not in (LEARNER, ROLLOUT)
+        }
         canary = self.canary()
         by_hand |= {canary.version} if canary else set()
         kept = by_hand | {self.champion().version, *self.versions()[-keep:], *self._stack()[-keep - 1 :]}

@@ -47,7 +47,7 @@ from online_learning.process import config_of
 
 CHECKPOINTS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 7500, 10000)
 """Thumbs (turns, where the plan ends by turns) after which the policy is evaluated."""
-CELL_FORMAT = 2
+CELL_FORMAT = 3
 """Of what is kept of a finished seed; cells of another are not read."""
 LAST_TURNS = 500
 """`satisfaction`: share of right replies among the last so many that were served."""
@@ -210,10 +210,11 @@ def _played(settings: Settings, setting: Setting, scenario: Scenario, plan: Plan
 
 def _record(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
     last = [point for point in outcome.points if point.phase == len(scenario.phases) - 1]
-    first = next(point for point in outcome.points if scenario.phases[point.phase].domain is scenario.domain)
+    heard = [point for point in outcome.points if not scenario.phases[point.phase].told]
+    first = next(point for point in heard if scenario.phases[point.phase].domain is scenario.domain)
     warm = [point for point in outcome.points if scenario.phases[0].told and point.phase == 1]
     return {
-        "curve": [_on_curve(point) for point in outcome.points if not scenario.phases[point.phase].told],
+        "curve": [_on_curve(point) for point in heard],
         "start": float(outcome.points[0].marks["right"].mean()),
         "warm": float(warm[0].marks["right"].mean()) if warm else None,
         "right_start": first.marks["right"].tolist(),

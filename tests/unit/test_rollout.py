@@ -93,6 +93,15 @@ def test_a_little_worse_is_no_reason() -> None:
     assert difference(thumbs(make_tally(rated=29, up=0.0, up_squares=0.0)), thumbs(make_tally())) is None
 
 
+def test_without_enough_ratings_a_candidate_is_never_promoted() -> None:
+    """29 rated, and none of its outcomes known: it waits for others, and is withdrawn after five times the conversations."""
+    unheard = {"rated": 29, "up": 0.0, "up_squares": 0.0, "outcomes": 0, "solved": 0.0}
+    for conversations, expected in ((200, "wait"), (999, "wait"), (1000, "withdraw")):
+        verdict = decide(make_tally(conversations=conversations, **unheard), make_tally(), 200)
+        assert verdict.what == expected
+        assert verdict.reason.startswith("never compared: expected 30 rated conversations of each, got 29 and 80")
+
+
 def test_looking_at_every_conversation_raises_few_false_alarms_and_finds_what_is_worse() -> None:
     """Trust goal C2. Both arms 70 % up, 600 conversations, a look after each: at most 5 % of 400 canaries are withdrawn
     (a plain 95 % interval, the control, withdraws several times as many); 20 points worse is found in 9 of 10."""
@@ -166,6 +175,32 @@ async def test_a_canary_that_people_like_becomes_champion(rig: Rig) -> None:
     champion = rig.adapters.champion()
     assert (champion.version, champion.by, rig.adapters.canary()) == ("v000002", BY, None)
     assert champion.reason == "not worse in 40 conversations"
+
+
+async def test_while_learning_is_frozen_a_canary_is_not_promoted(rig: Rig) -> None:
+    """It stays what it is, and becomes champion once learning goes on."""
+    rig.adapters.set_canary("v000002", 0.5, "test", "test")
+    rig.chats("v000002", 40, 1)
+    rig.chats("v000001", 40, 1)
+    rig.adapters.freeze("a look first", "ana")
+    await rig.rollout.step()
+    assert (rig.adapters.champion().version, rig.adapters.canary() is None) == ("v000001", False)
+
+    rig.adapters.unfreeze("looked", "ana")
+    await rig.rollout.step()
+    assert rig.adapters.champion().version == "v000002"
+
+
+async def test_an_operators_lessons_are_no_votes_for_the_champion(rig: Rig) -> None:
+    """A lesson is a decision of the champion with a thumb up, made out of a correction of its mistake."""
+    lesson = make_decision(id="lesson", conversation_id="l", person_id="operator:ana", version="v000001")
+    rig.store.add_conversation(make_conversation(id="l", person_id="operator:ana"))
+    rig.store.add_reply(make_message(id="ml", conversation_id="l", role="bot", decision_id="lesson"), lesson)
+    rig.store.add_signal(make_signal(key="l", conversation_id="l", decision_id="lesson", value=1.0))
+    rig.chats("v000001", 2, -1)
+
+    tally = rig.store.tallies("v000002", "v000001", 0.0)["v000001"]
+    assert (tally.conversations, tally.rated, tally.up) == (2, 2, 0.0)
 
 
 async def test_a_canary_that_people_dislike_is_withdrawn(rig: Rig) -> None:
