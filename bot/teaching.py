@@ -119,11 +119,13 @@ class Teacher:
         self._policy = policy
         self._knowledge = knowledge
         self._ids = ids
+        self._loading = asyncio.Lock()
 
     async def load_cases(self) -> None:
-        """Let the stored cases speak; after every change of them, and at the start."""
-        rows = await asyncio.to_thread(self._store.desk.cases, in_force=True)
-        await self._knowledge.cases.load(rows[::-1])
+        """Let the stored cases speak; after every change of them or of the articles they name, and at the start."""
+        async with self._loading:  # Else an older reading may be loaded last.
+            rows = await asyncio.to_thread(self._store.desk.cases, in_force=True)
+            await self._knowledge.cases.load(rows[::-1])
 
     # --- corrections ----------------------------------------------------------------------------------------------------
     async def correct(self, doing: Doing, message_id: str, act: str, text: str) -> Case:

@@ -63,9 +63,11 @@ class Found:
 
 
 class ScriptedKnowledge:
-    """Retrieval that knows one article, and of cases those of exactly the same question. It is its own `cases`."""
+    """Retrieval that knows one article, and of cases those of exactly the same question. It is its own `cases`, and
+    leaves out those whose article is not in the domain."""
 
-    def __init__(self) -> None:
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
         self.rows: list[CaseRow] = []
 
     @property
@@ -73,7 +75,11 @@ class ScriptedKnowledge:
         return self
 
     async def load(self, rows: Sequence[CaseRow]) -> None:
-        self.rows = list(rows)
+        self.rows = [row for row in rows if row.text or self._knows(row.act)]
+
+    def _knows(self, act: str) -> bool:
+        kind, _, target = act.partition(":")
+        return kind != "answer" or target in self._domain.articles
 
     async def find(self, query: str, num_articles: int) -> Found:
         return Found(query, self.precedent(query))
@@ -220,11 +226,11 @@ def open_rig(
     limits = {"conversations_per_min": 1e6} | limits
     policy = ScriptedPolicy(tokens=tokens or ("In", " five", " days."))
     with store or Store(home / "rejoinder.db") as opened:
-        knowledge, domain = ScriptedKnowledge(), make_domain()
+        domain = with_live_articles(make_domain())
+        knowledge = ScriptedKnowledge(domain)
         replier = ScriptedReplier(opened, policy, knowledge, ids, clock)
         settings = Settings(home, allowed_origins=allowed_origins, limits=LimitSettings(**limits))
         versions = AdapterStore(home / "adapters", b"s" * 32)
-        domain = with_live_articles(make_domain())
         parts = AppParts(
             settings=settings,
             store=opened,

@@ -185,6 +185,7 @@ async def put_file(service: ServiceDep, doing: DeveloperDep, article_id: Article
         article: Article = await library.put(article_id, body.text, is_new=body.is_new)
     except DomainError as error:
         raise BadFrame(_one_line(error)) from error
+    await service.parts.teacher.load_cases()  # One that waited for this article speaks again.
     if body.draft:
         await asyncio.to_thread(service.parts.store.desk.set_draft, doing, body.draft, {"state": "published"})
     logger.info("article %s written by %s", article.id, doing.actor)
@@ -195,6 +196,7 @@ async def put_file(service: ServiceDep, doing: DeveloperDep, article_id: Article
 async def drop_file(service: ServiceDep, doing: DeveloperDep, article_id: ArticleId) -> ArticleLines:
     """Take this home's own file away: the domain's is back, or there is none."""
     await _library(service).drop(article_id)
+    await service.parts.teacher.load_cases()  # One that names it must be silent.
     logger.info("own article %s removed by %s", article_id, doing.actor)
     return await list_articles(service, doing.actor)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ from starlette.testclient import TestClient
 
 from bot.conversation import SignalKind
 from bot.feedback.desk import Doing
+from bot.feedback.desk_records import Case
+from bot.knowledge.cases import CaseRow
 from tests.builders import make_conversation, make_decision, make_message
 from tests.service_rig import OPERATOR_KEY, Rig, open_rig
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
 QUESTION = "Where is my card?"
+WATCH = "---\ntitle: Paying by watch\nquestions:\n  - Can I pay with my watch?\n---\nYes, if it is paired.\n"
 
 
 @pytest.fixture
@@ -140,6 +145,40 @@ def test_an_edited_draft_teaches_and_an_unedited_one_does_not(client: TestClient
     assert (case.draft, case.text, case.question) == ("In 5 days.", "In 2 days: we are quick.", QUESTION)
     silent = client.post(f"{where}/say", json={"key": "3", "text": "Bye."}).json()
     assert silent["case_id"] is None
+
+
+def test_a_case_is_silent_while_the_article_it_names_is_away(client: TestClient) -> None:
+    """Taken away, it is not answered with any more; written again, the case speaks again; no restart."""
+    path, body = "/v1/knowledge/articles/watch", {"text": WATCH}
+    client.put(path, json=body)
+    assert correct(client, chat(client)["id"], act="answer:watch").status_code == 201
+    assert chat(client)["act"] == "answer:watch"
+    client.delete(path)
+    assert chat(client)["act"] == "answer:card_arrival"
+    client.put(path, json=body)
+    assert chat(client)["act"] == "answer:watch"
+
+
+async def test_of_two_loads_at_once_the_newer_reading_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, slow to load, does not put back what it had read before the second one's case was stored."""
+    first, second, load = asyncio.Event(), asyncio.Event(), rig.knowledge.load
+
+    async def slow(rows: Sequence[CaseRow]) -> None:
+        is_first = not first.is_set()
+        (second if first.is_set() else first).set()
+        if is_first:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(second.wait(), 0.3)  # Comes only where nothing holds the second one back.
+        await load(rows)
+
+    monkeypatch.setattr(rig.knowledge, "load", slow)
+    early = asyncio.create_task(rig.parts.teacher.load_cases())
+    await first.wait()
+    case = Case("case_a", 1.0, "operator:ana", QUESTION, "handoff", "", "", "", "c1")
+    rig.store.add_conversation(make_conversation())
+    rig.store.desk.add_case(Doing("operator:ana", 1.0), case)
+    await asyncio.gather(early, rig.parts.teacher.load_cases())
+    assert [row.id for row in rig.knowledge.rows] == ["case_a"]
 
 
 def test_a_missing_article_becomes_a_draft_with_its_question(client: TestClient) -> None:
