@@ -120,6 +120,7 @@ class Teacher:
         self._knowledge = knowledge
         self._ids = ids
         self._loading = asyncio.Lock()
+        self._correcting = asyncio.Lock()
 
     async def load_cases(self) -> None:
         """Let the stored cases speak; after every change of them or of the articles they name, and at the start."""
@@ -129,7 +130,7 @@ class Teacher:
 
     # --- corrections ----------------------------------------------------------------------------------------------------
     async def correct(self, doing: Doing, message_id: str, act: str, text: str) -> Case:
-        """Say what would have been right: an act, or words. Returns the case, which speaks from now on.
+        """Say what would have been right: an act, or words. Returns the case, which speaks from now on; said again, the same.
 
         Raises NotFound, BadFrame (nothing was changed, or no such act), NotAllowed (its person does not want it).
         """
@@ -143,6 +144,18 @@ class Teacher:
             raise BadFrame("correction: expected another act or other words than the bot's, got the same")
         if not text and act not in self.acts():
             raise BadFrame(f"act: expected one of this domain's, got {act[:64]!r}")
+        async with self._correcting:
+            again = await asyncio.to_thread(self._said_already, doing, decision, act, text)
+            return again or await self._taught(doing, message, decision, act, text)
+
+    def _said_already(self, doing: Doing, decision: Decision, act: str, text: str) -> Case | None:
+        """The newest correction in force of this choice, if the same one said the same: a request that was sent again."""
+        of_all = self._store.desk.cases(decision.conversation_id, in_force=True)
+        newest = next((case for case in of_all if case.decision_id == decision.id), None)
+        same = newest and (newest.author, newest.text, newest.text or newest.act) == (doing.actor, text, text or act)
+        return newest if same else None
+
+    async def _taught(self, doing: Doing, message: Message, decision: Decision, act: str, text: str) -> Case:
         case_id = f"case_{secrets.token_hex(6)}"
         lesson = "" if text or decision.holdout else await self._lesson(doing, decision, act)
         case = Case(
@@ -154,7 +167,7 @@ class Teacher:
             text=text,
             draft=message.text,
             draft_act=decision.act,
-            conversation_id=conversation.id,
+            conversation_id=message.conversation_id,
             decision_id=decision.id,
             lesson_id=lesson,
         )
@@ -332,9 +345,7 @@ class Teacher:
     def _without_case(self, decision: Decision) -> tuple[LegalAct, ...]:
         """The legal acts as they would have been, had no case spoken."""
         use = self._case_of(decision)
-        if use is None:
-            return decision.legal
-        return tuple(_unmoved(decision.legal, use))
+        return decision.legal if use is None else tuple(_unmoved(decision.legal, use))
 
     # --- pairs ----------------------------------------------------------------------------------------------------------
     async def next_pair(self, left: str, right: str, now: float) -> Pair | None:

@@ -135,7 +135,7 @@ class Desk:
         return case
 
     def cases(self, conversation_id: str = "", *, in_force: bool = False, limit: int = 10_000) -> list[Case]:
-        """Newest first; of one conversation, or of all."""
+        """Newest first; of one conversation, or of all. In force: not taken back, and its person lets it be learned from."""
         found: list[Case] = self._read(writes.cases, conversation_id, in_force, limit)
         return found
 

@@ -199,6 +199,7 @@ _REVIEW = (
     ) STRICT
     """,
     "CREATE INDEX cases_by_conversation ON cases (conversation_id)",
+    "CREATE INDEX cases_by_lesson ON cases (lesson_id)",
     """
     CREATE TABLE case_uses (
         decision_id TEXT PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,

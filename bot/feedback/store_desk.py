@@ -238,6 +238,9 @@ _CASE_COLUMNS = tuple(name for name in Case.__slots__ if name != "num_uses")
 _CASES = """
 SELECT c.*, (SELECT count(*) FROM case_uses WHERE case_id = c.id) AS num_uses FROM cases AS c
 """
+_IN_FORCE = """
+(c.removed_at = 0 AND EXISTS (SELECT 1 FROM conversations AS own WHERE own.id = c.conversation_id AND own.learn_ok = 1))
+"""
 
 
 def add_case(conn: Connection, doing: Doing, case: Case) -> None:
@@ -269,7 +272,7 @@ def one_case(conn: Connection, case_id: str) -> Case:
 def cases(conn: Connection, conversation_id: str, in_force: bool, limit: int) -> list[Case]:
     """Newest first; of one conversation, or of all (empty)."""
     found = conn.execute(
-        f"{_CASES} WHERE (:id = '' OR c.conversation_id = :id) AND (NOT :in_force OR c.removed_at = 0) "
+        f"{_CASES} WHERE (:id = '' OR c.conversation_id = :id) AND (NOT :in_force OR {_IN_FORCE}) "
         "ORDER BY c.at DESC, c.id LIMIT :limit",
         {"id": conversation_id, "in_force": in_force, "limit": limit},
     )

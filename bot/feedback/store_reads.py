@@ -23,22 +23,27 @@ SETTLED = "settled"
 
 SIGNALS_AFTER = "SELECT seq, conversation_id, created_at FROM signals WHERE seq > ? ORDER BY seq LIMIT ?"
 
-# The last line of both reads is consent as it stands now: who says "do not learn from my conversation" takes back its
-# past rows as well, rewarded or not.
-COUNT_FRESH = """
-SELECT count(*) FROM rewards AS r WHERE r.train_ok = 1 AND r.holdout = 0 AND r.seq > ?
+# The last lines of both reads are consent as it stands now: who says "do not learn from my conversation" takes back its
+# past rows as well, rewarded or not, and the lessons that operators made of it. A case taken back takes its lesson along.
+_CONSENT = """
 AND EXISTS (SELECT 1 FROM conversations AS c WHERE c.id = r.conversation_id AND c.learn_ok = 1)
+AND NOT EXISTS (
+    SELECT 1 FROM cases AS k JOIN conversations AS taught ON taught.id = k.conversation_id
+    WHERE k.lesson_id = r.decision_id AND (k.removed_at > 0 OR taught.learn_ok = 0))
 """
 
-WINDOW = """
+COUNT_FRESH = f"""
+SELECT count(*) FROM rewards AS r WHERE r.train_ok = 1 AND r.holdout = 0 AND r.seq > ?
+{_CONSENT}"""  # noqa: S608 - ours
+
+WINDOW = f"""
 SELECT * FROM rewards AS r
 WHERE r.train_ok = 1 AND r.holdout = :holdout AND r.seq <= :until_seq AND r.value IS NOT NULL
 AND NOT EXISTS (
     SELECT 1 FROM rewards AS newer WHERE newer.decision_id = r.decision_id AND newer.scope = r.scope
     AND newer.revision > r.revision AND newer.seq <= :until_seq)
-AND EXISTS (SELECT 1 FROM conversations AS c WHERE c.id = r.conversation_id AND c.learn_ok = 1)
-ORDER BY r.seq DESC LIMIT :limit
-"""
+{_CONSENT}ORDER BY r.seq DESC LIMIT :limit
+"""  # noqa: S608 - ours
 
 LAST_REWARD = "SELECT max(seq) FROM rewards"
 

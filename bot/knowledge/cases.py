@@ -76,6 +76,10 @@ class CaseMemory:
         if weight == 0.0:
             return None
         row = self._rows[best]
+        if row.text:
+            weight += (
+                similarity  # Their act has no texts to be like: how near the question is stands in the prior, too.
+            )
         return Precedent(row.id, row.act, self._texts(row), similarity, weight, row.text)
 
     def _knows(self, act: Act) -> bool:
@@ -89,5 +93,11 @@ class CaseMemory:
         return by_kind.get(act.kind, False)
 
     def _texts(self, row: CaseRow) -> tuple[str, ...]:
-        article = self._domain.articles.get(row.act.partition(":")[2])
-        return article.texts if article and not row.text else (row.question,)
+        """The domain's own, never a person's: texts stay in the choices of others when their conversation is erased."""
+        if row.text:
+            return ()
+        act = Act.parse(row.act)
+        if act.kind is ActKind.ANSWER:
+            return self._domain.articles[act.target].texts
+        trigger = self._domain.triggers.get(act.target or act.kind.value)
+        return trigger.examples if trigger else ()

@@ -250,6 +250,9 @@ class _Tab:
         check_reply_mode(self._service, frame.reply)
         self._service.feedback.take(self._person_id)
         await room.change(frame.reply, frame.learn)
+        if frame.learn is not None:
+            # Corrections of a conversation that is not to be learned from must speak no more.
+            await self._service.parts.teacher.load_cases()
         self._listener.send(AckOut(kind="settings"))
 
     def _count_message(self) -> None:

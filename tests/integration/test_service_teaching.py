@@ -16,7 +16,7 @@ from bot.conversation import SignalKind
 from bot.feedback.desk import Doing
 from bot.feedback.desk_records import Case
 from bot.knowledge.cases import CaseRow
-from tests.builders import make_conversation, make_decision, make_message
+from tests.builders import make_conversation, make_decision, make_message, make_reward
 from tests.service_rig import OPERATOR_KEY, Rig, open_rig
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
@@ -102,6 +102,56 @@ def test_a_conversation_that_is_not_to_be_learned_from_teaches_nothing(client: T
     rig.store.update_conversation(reply["conversation_id"], learn_ok=False)
     assert correct(client, reply["id"], act="handoff").status_code == 403
     assert client.get("/v1/cases").json() == []
+
+
+def test_a_lesson_goes_when_consent_is_withdrawn_or_its_case_taken_back(client: TestClient, rig: Rig) -> None:
+    """Out of the learner's window and count; the control, another correction's lesson, stays."""
+    shy, wrong, kept = (chat(client, text) for text in ("One?", "Two?", "Three?"))
+    cases = [correct(client, reply["id"], act="handoff").json() for reply in (shy, wrong, kept)]
+    lessons = [case["lesson_id"] for case in cases]
+    rewards = [
+        make_reward(decision_id=lesson, conversation_id=rig.store.decision(lesson).conversation_id)
+        for lesson in lessons
+    ]
+    last = rig.store.put_rewards(rewards, 0)
+    assert [rated.decision.id for rated in rig.store.window(last, 9)] == lessons
+    rig.store.update_conversation(shy["conversation_id"], learn_ok=False)
+    client.delete(f"/v1/cases/{cases[1]['id']}")
+    assert [rated.decision.id for rated in rig.store.window(last, 9)] == [lessons[2]]
+    assert rig.store.count_fresh(0) == 1
+    assert [row.id for row in rig.knowledge.rows] == [cases[2]["id"]]
+
+
+def test_a_case_falls_silent_as_its_person_says_not_to_learn(client: TestClient) -> None:
+    """At once, and speaks again when they allow it."""
+    said = "It is at the post office."
+    with client.websocket_connect("/ws/chat") as socket:
+        socket.send_json({"type": "hello", "protocol": 1})
+        socket.receive_json()
+        socket.send_json({"type": "message", "client_id": "1", "text": QUESTION})
+        while (frame := socket.receive_json())["type"] != "message" or frame["message"]["role"] != "bot":
+            pass
+        correct(client, frame["message"]["id"], text=said)
+        for learn, expected in ((False, "In five days."), (True, said)):
+            socket.send_json({"type": "settings", "learn": learn})
+            while (heard := socket.receive_json())["type"] != "ack" or heard["kind"] != "settings":
+                pass
+            assert chat(client)["text"] == expected
+
+
+def test_a_correction_sent_twice_is_one(client: TestClient, rig: Rig) -> None:
+    """The same case and lesson; said anew after it was taken back, or after another one, it is a new one."""
+    reply = chat(client)
+    first, again = (correct(client, reply["id"], act="handoff").json() for _ in range(2))
+    assert again == first
+    assert len(rig.store.signals(reply["conversation_id"])) == 1
+    client.delete(f"/v1/cases/{first['id']}")
+    anew = correct(client, reply["id"], act="handoff").json()
+    assert anew["id"] != first["id"]
+    rig.clock.now += 1.0
+    correct(client, reply["id"], text="It is at the post office.")
+    rig.clock.now += 1.0
+    assert correct(client, reply["id"], act="handoff").json()["id"] not in (first["id"], anew["id"])
 
 
 def test_a_held_out_conversation_gives_a_case_but_no_lesson(client: TestClient, rig: Rig) -> None:

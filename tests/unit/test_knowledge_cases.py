@@ -82,6 +82,19 @@ async def test_a_case_whose_act_is_gone_is_silent(act: str) -> None:
     assert await asked(1.0, make_case(act="answer:case_a", text="Their own words")) is not None
 
 
+async def test_no_words_of_a_person_enter_the_choice_of_another() -> None:
+    """Own words have no text, and their prior makes up for it: similarity and weight over the temperature, as an act that
+    is asked for in these very words would score. Triggers are told by the domain's examples."""
+    written = await asked(1.0, make_case(act="answer:case_a", text="Their own words", question="0"))
+    assert written is not None
+    added = legal_acts(DOMAIN, CANDIDATES, (), 0.1, None, written)[-1]
+    assert (added.act, added.texts) == ("answer:case_a", ())
+    assert added.prior_logit == pytest.approx((1.0 + WEIGHT) / 0.1)
+    handed = await asked(1.0, make_case(question="0"))
+    assert handed is not None
+    assert (handed.texts, handed.weight) == ((), WEIGHT)
+
+
 def test_a_precedent_is_part_of_the_prior_and_makes_its_act_legal() -> None:
     """weight / temperature on top of what the act has; a form that is being filled hears none."""
     heard = Precedent("case_a", "handoff", (), 1.0, 0.5)
