@@ -334,9 +334,8 @@ class Teacher:
             ActShare(act.act, math.exp(retriever.get(act.act, -math.inf)), math.exp(with_case), math.exp(served))
             for act, with_case, served in zip(decision.legal, told.logprobs, decision.logprobs, strict=True)
         )
-        return Why(
-            shares, case, _moved_by(decision, plain[bare.mode].act, decision.legal[told.mode].act if case else "")
-        )
+        with_case_act = decision.legal[told.mode].act if case else ""
+        return Why(shares, case, _moved_by(decision, plain[bare.mode].act, with_case_act))
 
     def _case_of(self, decision: Decision) -> CaseUse | None:
         uses = self._store.desk.case_uses(decision.conversation_id)

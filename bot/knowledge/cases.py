@@ -98,6 +98,7 @@ class CaseMemory:
             return ()
         act = Act.parse(row.act)
         if act.kind is ActKind.ANSWER:
-            return self._domain.articles[act.target].texts
+            article = self._domain.articles.get(act.target)  # It may have been taken away since the cases were loaded.
+            return article.texts if article else ()
         trigger = self._domain.triggers.get(act.target or act.kind.value)
         return trigger.examples if trigger else ()
