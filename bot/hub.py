@@ -258,7 +258,11 @@ class Room:
             self._set(conversation, standing)
             listener.send(hello(Snapshot(self.conversation, messages, signals, self._partial, standing)))
             self.listeners.add(listener)
-        if self.conversation.status != "person":
+        self._answer_what_waits(messages)
+
+    def _answer_what_waits(self, messages: Sequence[Message]) -> None:
+        """Unless a person speaks or has closed the conversation."""
+        if self.conversation.status not in ("person", "resolved"):
             for message in _unanswered(messages):
                 self._enqueue(message)
 
@@ -315,8 +319,10 @@ class Room:
                 self._is_hushed = False
             await self.publish()
             await self.refresh()
+            messages = await asyncio.to_thread(self._hub.store.messages, self.conversation.id)
         if self.conversation.status == "person":
             self._waiting.clear()
+        self._answer_what_waits(messages)
         self._start_next()
 
     # --- messages in --------------------------------------------------------------------------------------------------
@@ -348,7 +354,7 @@ class Room:
 
     async def _lacks_reply(self, stored: Message) -> bool:
         later = await asyncio.to_thread(self._hub.store.messages, self.conversation.id, stored.seq)
-        return all(message.role == "user" for message in later)
+        return all(message.role in ("user", "system") for message in later)
 
     def _enqueue(self, message: Message) -> None:
         known = [waiting.id for waiting in self._waiting] + [self._current.id if self._current else ""]
@@ -498,6 +504,7 @@ class Room:
 
 
 def _unanswered(messages: Sequence[Message]) -> list[Message]:
-    """User messages after the last reply."""
-    last_reply = max((i for i, message in enumerate(messages) if message.role != "user"), default=-1)
-    return list(messages[last_reply + 1 :])
+    """User messages after the last reply; that somebody came or went is none."""
+    said = [message for message in messages if message.role != "system"]
+    last_reply = max((i for i, message in enumerate(said) if message.role != "user"), default=-1)
+    return said[last_reply + 1 :]

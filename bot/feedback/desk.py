@@ -82,7 +82,8 @@ class Desk:
 
     # --- one conversation ---------------------------------------------------------------------------------------------
     def claim(self, doing: Doing, conversation_id: str, *, force: bool = False) -> None:
-        """Make it the actor's. Raises ConflictError when it is somebody else's, unless `force`."""
+        """Make it the actor's. Raises ConflictError when it is somebody else's, unless `force`; NotAllowed while another
+        speaks."""
         self._write(writes.claim, doing, conversation_id, force)
 
     def release(self, doing: Doing, conversation_id: str) -> None:

@@ -121,7 +121,15 @@ def _change(conn: Connection, doing: Doing, action: str, conversation_id: str, n
 
 
 def claim(conn: Connection, doing: Doing, conversation_id: str, force: bool) -> None:
-    """Make it the actor's. Raises ConflictError when it is somebody else's and `force` was not said."""
+    """Make it the actor's. Raises ConflictError when it is somebody else's and `force` was not said, NotAllowed while
+    they speak: the customer is told who does, so that changes by `take_over` alone."""
+    row = _inbox_row(conn, conversation_id)
+    if row["status"] == "person" and row["assignee"] != doing.name:
+        raise NotAllowed(f"claim: {row['assignee']} speaks here; take it over instead")
+    _claim(conn, doing, conversation_id, force)
+
+
+def _claim(conn: Connection, doing: Doing, conversation_id: str, force: bool) -> None:
     holder = _inbox_row(conn, conversation_id)["assignee"]
     if holder not in ("", doing.name) and not force:
         raise ConflictError(f"claimed by {holder}: take it over from them, or choose another")
@@ -205,7 +213,7 @@ def take_over(conn: Connection, doing: Doing, conversation_id: str, force: bool)
     """From now on the actor speaks and the bot is silent; False: they did already. Raises ConflictError when somebody
     else speaks (or claimed it) and `force` was not said."""
     before = _inbox_row(conn, conversation_id)
-    claim(conn, doing, conversation_id, force)
+    _claim(conn, doing, conversation_id, force)
     if before["status"] == "person" and before["assignee"] == doing.name:
         return False
     _set_status(conn, doing, "take over", conversation_id, "person")

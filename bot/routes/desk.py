@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import Message, digest
+from bot.errors import NotAllowed
 from bot.feedback.desk import Doing
 from bot.routes.access import DeskDep, ServiceDep
 from bot.routes.inbox import InboxLine
@@ -188,8 +189,12 @@ def _announce(service: Service, doing: Doing, conversation_id: str, words: str) 
 
 @router.post("/v1/conversations/{conversation_id}/say")
 async def say(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Say) -> Said:
-    """Speak to the customer; only for whoever has taken over. The same key is the same message."""
+    """Speak to the customer; only for whoever has taken over. The same key is the same message. What may not be taught
+    from is refused before it is sent."""
     parts, text = service.parts, body.text.strip()
+    teaches = body.teach and not _is_unedited(body)
+    if teaches and not (await asyncio.to_thread(parts.store.conversation, conversation_id)).learn_ok:
+        raise NotAllowed("its person does not want this conversation to be learned from: send it without teaching")
     message = Message(
         id=f"m_{digest(doing.actor, conversation_id, body.key)}",
         conversation_id=conversation_id,
@@ -203,15 +208,18 @@ async def say(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Sa
     room = service.hub.rooms.get(conversation_id)
     if room is not None:
         await room.publish()
-    case_id = await _taught(service, doing, stored, body) if body.teach else None
+    case_id = await _taught(service, doing, stored, body) if teaches else None
     return Said(message=MessageOut.of(stored, parts.domain), case_id=case_id)
 
 
+def _is_unedited(body: Say) -> bool:
+    """A draft that nobody edited would teach the bot only itself."""
+    return body.draft is not None and body.draft.text.split() == body.text.split()
+
+
 async def _taught(service: Service, doing: Doing, said: Message, body: Say) -> str | None:
-    """The case made of a reply; None for a draft that nobody edited, which would teach the bot only itself."""
+    """The case made of a reply; None where nobody has asked anything yet."""
     draft = body.draft.text if body.draft else ""
-    if " ".join(draft.split()) == " ".join(said.text.split()):
-        return None
     store = service.parts.store
     messages = await asyncio.to_thread(store.messages, said.conversation_id)
     asked = [line.text for line in messages if line.role == "user" and line.seq < said.seq]

@@ -106,6 +106,40 @@ async def test_another_operator_cannot_speak_over_the_first(rig: Rig) -> None:
             assert (await operator.do("say", key="k1", text="Hello"))[0] == 200
 
 
+async def test_what_was_asked_before_the_hand_back_is_answered_after_it(rig: Rig) -> None:
+    """By the bot, once, though the last line is that the person left; what a person closed stays closed."""
+    async with live(rig.app) as server, server.tab() as tab, server.tab() as closed:
+        for open_tab, ending in ((tab, "handback"), (closed, "resolve")):
+            client, operator = operator_on(server, open_tab.hello["conversation_id"])
+            async with client:
+                await operator.do("takeover")
+                await open_tab.send(type="message", client_id="a1", text="Where is my card?")
+                await open_tab.next("ack")
+                assert (await operator.do(ending))[0] == 200
+        assert (await tab.next_reply())["text"] == "".join(TOKENS)
+        async with server.tab(**closed.credentials) as again:
+            assert again.hello["status"] == "resolved"
+    assert rig.replier.num_replies == 1
+    roles = [line.role for line in rig.store.messages(tab.hello["conversation_id"])]
+    assert roles == ["bot", "system", "user", "system", "bot"]
+
+
+async def test_a_claim_is_no_way_to_speak(rig: Rig) -> None:
+    """While somebody else speaks, even by force: only a take-over changes who does, and tells the customer."""
+    async with live(rig.app) as server, server.tab() as tab:
+        where = tab.hello["conversation_id"]
+        client, operator = operator_on(server, where)
+        rig.store.desk.take_over(ANA, where)
+        async with client:
+            answer = await client.patch(f"/v1/conversations/{where}", json={"claimed": True, "force": True})
+            assert (answer.status_code, "take it over" in answer.text) == (403, True)
+            assert rig.store.desk.standing(where).operator == "ana"
+            rig.store.desk.end_turn(ANA, where, "bot")
+            rig.store.desk.claim(ANA, where)
+            answer = await client.patch(f"/v1/conversations/{where}", json={"claimed": True, "force": True})
+            assert answer.json()["assignee"] == "local"
+
+
 async def test_positions_move_when_somebody_is_served(rig: Rig) -> None:
     """Two wait; the second hears that it is next, also in a hello."""
     async with live(rig.app) as server, server.tab() as first, server.tab() as second:

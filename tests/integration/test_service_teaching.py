@@ -231,6 +231,17 @@ async def test_of_two_loads_at_once_the_newer_reading_stays(rig: Rig, monkeypatc
     assert [row.id for row in rig.knowledge.rows] == ["case_a"]
 
 
+def test_what_may_not_be_taught_from_is_refused_before_it_is_sent(client: TestClient, rig: Rig) -> None:
+    """The customer reads it once, when it is sent again without teaching, under the same key."""
+    where = f"/v1/conversations/{chat(client)['conversation_id']}"
+    rig.store.update_conversation(where.rpartition("/")[2], learn_ok=False)
+    client.post(f"{where}/takeover", json={})
+    words = {"key": "1", "text": "In 2 days."}
+    assert client.post(f"{where}/say", json=words | {"teach": True}).status_code == 403
+    assert "operator" not in [line.role for line in rig.store.messages(where.rpartition("/")[2])]
+    assert client.post(f"{where}/say", json=words).status_code == 200
+
+
 def test_a_missing_article_becomes_a_draft_with_its_question(client: TestClient) -> None:
     """Written on, and published or dropped."""
     reply = chat(client)

@@ -247,10 +247,11 @@ class Desk {
   async #send() {
     const text = this.field.value.trim();
     if (!text) return;
-    this.sendKey ??= newId();
+    // The same words sent again are one message; other words are another.
+    if (this.sending?.id !== this.openId || this.sending.text !== text) this.sending = { id: this.openId, text, key: newId() };
     try {
-      const said = await call("POST", conversationPath(this.openId, "/say"), { key: this.sendKey, text, teach: this.teach.checked, draft: this.draftOf });
-      this.sendKey = null;
+      const said = await call("POST", conversationPath(this.openId, "/say"), { key: this.sending.key, text, teach: this.teach.checked, draft: this.draftOf });
+      this.sending = null;
       this.draftOf = null;
       this.field.value = "";
       this.#tell(said.case_id ? "Sent, and the bot knows it from now on." : this.teach.checked ? "Sent. The bot's own words, unedited, teach it nothing." : "Sent.");
