@@ -292,13 +292,16 @@ class Teacher:
         return trigger.examples if trigger else ()
 
     def _words(self, act: str) -> str:
-        """What an act says; empty for one that asks or does."""
+        """What an act says; empty for one that asks or does, and for a case that was erased."""
         parsed = Act.parse(act)
         if parsed.kind is ActKind.ANSWER and parsed.target in self._domain.articles:
             return self._domain.articles[parsed.target].answer
         if parsed.kind is ActKind.RESPOND and parsed.target in self._domain.responses:
             return self._domain.responses[parsed.target][parsed.variant].text
-        return self._store.desk.case(parsed.target).text if parsed.target.startswith("case_") else ""
+        try:
+            return self._store.desk.case(parsed.target).text if parsed.target.startswith("case_") else ""
+        except NotFound:
+            return ""
 
     # --- what the bot would say -----------------------------------------------------------------------------------------
     async def suggest(self, conversation_id: str) -> Suggestion:
@@ -352,9 +355,10 @@ class Teacher:
 
         Raises NotFound, AdapterError for a version that cannot be loaded.
         """
-        waiting = await asyncio.to_thread(self._store.desk.open_pair, left, right)
-        if waiting is not None:
-            return waiting
+        while (waiting := await asyncio.to_thread(self._store.desk.open_pair, left, right)) is not None:
+            if await asyncio.to_thread(self._is_whole, waiting):
+                return waiting
+            await asyncio.to_thread(self._store.desk.drop_pair, waiting.id)
         done = await asyncio.to_thread(self._store.desk.paired_decisions, left, right)
         for decision in await asyncio.to_thread(self._newest_choices, done):
             acts = [await self._mode(version, decision) for version in (left, right)]
@@ -376,6 +380,12 @@ class Teacher:
         wanted = [reply.decision_id for reply in reversed(replies) if reply.decision_id not in but]
         found: Mapping[str, Decision] = self._store.decisions(wanted)
         return [found[id_] for id_ in wanted if id_ in found]
+
+    def _is_whole(self, pair: Pair) -> bool:
+        try:
+            return all(self.pair_texts(pair))
+        except NotFound:  # The question was erased.
+            return False
 
     def pair_texts(self, pair: Pair) -> tuple[str, str, str]:
         """(question, left answer, right answer) of a pair."""

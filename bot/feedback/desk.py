@@ -169,6 +169,10 @@ class Desk:
         pair: Pair | None = self._read(writes.open_pair, left, right)
         return pair
 
+    def drop_pair(self, pair_id: str) -> None:
+        """Forget an unjudged pair of which something was erased."""
+        self._write(writes.drop_pair, pair_id)
+
     def paired_decisions(self, left: str, right: str) -> set[str]:
         """Decisions for which these versions were put beside each other already."""
         found: set[str] = self._read(writes.paired_decisions, left, right)

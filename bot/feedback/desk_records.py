@@ -56,6 +56,9 @@ class InboxRow:
     created_at: float
     updated_at: float
     state: str
+    """`status`, or `snoozed`."""
+    status: str
+    """Who speaks, asleep or not."""
     assignee: str
     waiting_since: float
     snoozed_until: float

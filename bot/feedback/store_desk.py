@@ -361,6 +361,11 @@ def open_pair(conn: Connection, left: str, right: str) -> Pair | None:
     return Pair(**dict(found)) if found else None
 
 
+def drop_pair(conn: Connection, pair_id: str) -> None:
+    """Forget an unjudged pair of which something was erased."""
+    conn.execute("DELETE FROM pairs WHERE id = ? AND verdict = ''", [pair_id])
+
+
 def paired_decisions(conn: Connection, left: str, right: str) -> set[str]:
     """Decisions for which these two versions were put beside each other already."""
     found = conn.execute(

@@ -174,6 +174,7 @@ def _line(
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         state="snoozed" if row["snoozed_until"] > now else row["status"],
+        status=row["status"],
         assignee=row["assignee"],
         waiting_since=row["waiting_since"],
         snoozed_until=row["snoozed_until"],

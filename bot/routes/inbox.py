@@ -88,6 +88,8 @@ class InboxLine(BaseModel):
     created_at: float
     updated_at: float
     state: str
+    """`status`, or `snoozed`."""
+    status: str
     assignee: str
     waiting_since: float
     snoozed_until: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from bot.conversation import Message
 from bot.feedback.desk import Doing
@@ -66,6 +66,28 @@ def test_an_operator_takes_over_speaks_and_hands_back(both: tuple[Page, Page]) -
     expect(chat.get_by_text("local has left.")).to_be_visible()
     ask(chat, "And now?")
     expect(desk.locator(".od-message.od-bot", has_text="Your card is on its way.")).to_have_count(2)
+
+
+def test_other_words_after_a_lost_answer_are_another_message(both: tuple[Page, Page]) -> None:
+    """The first ones were stored although the page never heard so; also while the conversation is put off."""
+    chat, desk = both
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    ask(chat, "A viridian question")
+    open_newest(desk, "viridian")
+    desk.keyboard.press("t")
+    field = desk.get_by_label("Your message")
+    expect(field).to_be_visible()
+    desk.get_by_role("button", name="Snooze 1 h").click()
+    expect(desk.get_by_role("button", name="Wake")).to_be_visible()
+    desk.route("**/say", lose, times=1)
+    for words in ("It is on its way.", "It comes tomorrow."):
+        field.fill(words)
+        field.press("Control+Enter")
+        expect(chat.get_by_text(words)).to_be_visible()
 
 
 def test_a_correction_is_the_next_answer_and_a_withdrawn_vote_leaves_the_page(both: tuple[Page, Page]) -> None:

@@ -128,7 +128,7 @@ async def test_a_claim_is_no_way_to_speak(rig: Rig) -> None:
     """While somebody else speaks, even by force: only a take-over changes who does, and tells the customer."""
     async with live(rig.app) as server, server.tab() as tab:
         where = tab.hello["conversation_id"]
-        client, operator = operator_on(server, where)
+        client, _ = operator_on(server, where)
         rig.store.desk.take_over(ANA, where)
         async with client:
             answer = await client.patch(f"/v1/conversations/{where}", json={"claimed": True, "force": True})

@@ -252,17 +252,21 @@ def test_a_missing_article_becomes_a_draft_with_its_question(client: TestClient)
     assert client.get("/v1/drafts").json() == []
 
 
-def test_a_pair_is_judged_blind_and_counted(client: TestClient, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two versions whose modes differ; whose answer is whose is told only after the verdict, which is given once."""
-    correct(client, chat(client)["id"], text="Words")
-    chat(client)
-    teacher = rig.parts.teacher
+def script_modes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base answers with the article, v000001 with the newest case."""
     modes = {"v000000": "answer:card_arrival", "v000001": rig.store.desk.cases()[0].act}
 
     async def mode(version: str, decision: Any) -> str:
         return modes[version]
 
-    monkeypatch.setattr(teacher, "_mode", mode)
+    monkeypatch.setattr(rig.parts.teacher, "_mode", mode)
+
+
+def test_a_pair_is_judged_blind_and_counted(client: TestClient, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two versions whose modes differ; whose answer is whose is told only after the verdict, which is given once."""
+    correct(client, chat(client)["id"], text="Words")
+    chat(client)
+    script_modes(rig, monkeypatch)
     asked = "/v1/pairs/next?left=v000000&right=v000001"
     pair = client.get(asked).json()["pair"]
     assert {pair["left"], pair["right"]} == {"In 5 days.", "Words"}
@@ -275,6 +279,24 @@ def test_a_pair_is_judged_blind_and_counted(client: TestClient, rig: Rig, monkey
     assert client.get("/v1/pairs").json() == [
         {"a": "v000000", "b": "v000001", "a_wins": 0, "b_wins": 1, "both": 0, "neither": 0}
     ]
+
+
+@pytest.mark.parametrize("erased", ["case", "question"])
+def test_a_pair_of_which_something_was_erased_gives_way(
+    client: TestClient, rig: Rig, monkeypatch: pytest.MonkeyPatch, erased: str
+) -> None:
+    """Nobody could judge it; it must not stand before those that can be judged."""
+    taught = chat(client)
+    correct(client, taught["id"], text="Words")
+    script_modes(rig, monkeypatch)
+    asked = chat(client)
+    path = "/v1/pairs/next?left=v000000&right=v000001"
+    first = client.get(path).json()["pair"]
+    lost = {"case": taught, "question": asked}[erased]
+    assert client.delete(f"/v1/conversations/{lost['conversation_id']}").status_code == 200
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert (answer.json()["pair"] or {}).get("id") != first["id"]
 
 
 def test_ratings_are_kept_apart_from_the_customers(client: TestClient, rig: Rig) -> None:

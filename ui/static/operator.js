@@ -186,13 +186,13 @@ class Desk {
 
   #drawComposer() {
     const { desk } = this.shown;
-    const speaking = desk.state === "person" && desk.assignee === this.me.name;
-    const wanted = `${this.openId}:${desk.state}:${desk.assignee}`;
+    const speaking = desk.status === "person" && desk.assignee === this.me.name;
+    const wanted = `${this.openId}:${desk.status}:${desk.assignee}`;
     if (!this.canAct || wanted === this.composerFor) return;
     this.composerFor = wanted;
     if (!speaking) {
-      const words = desk.state === "person" ? `${desk.assignee} is speaking with the customer.` : "The assistant answers. Take over to speak yourself: it is silent until you hand back.";
-      this.composer.replaceChildren(faint(words), button(desk.state === "person" ? "Take over from them" : "Take over", () => this.#takeOver(), { tone: "primary", keys: "t" }));
+      const words = desk.status === "person" ? `${desk.assignee} is speaking with the customer.` : "The assistant answers. Take over to speak yourself: it is silent until you hand back.";
+      this.composer.replaceChildren(faint(words), button(desk.status === "person" ? "Take over from them" : "Take over", () => this.#takeOver(), { tone: "primary", keys: "t" }));
       return;
     }
     this.field = el("textarea", { class: "od-input", rows: 3, maxLength: 4000, placeholder: "Write to the customer. Ctrl+Enter sends.", aria: { label: "Your message" } });
@@ -281,9 +281,10 @@ class Desk {
   }
 
   async #claim() {
-    const { assignee } = this.shown.desk;
+    const { assignee, status } = this.shown.desk;
     if (assignee === this.me.name) return this.#mark({ claimed: false }, "Nobody's again.");
     if (!assignee) return this.#mark({ claimed: true }, "Yours.");
+    if (status === "person") return this.#takeOver();
     return ask(`${assignee} has claimed this conversation`, [faint("Claim it only if you have agreed with them.")], "Claim it all the same", () => this.#mark({ claimed: true, force: true }));
   }
 
@@ -293,11 +294,11 @@ class Desk {
   }
 
   async #takeOver() {
-    const { assignee, state } = this.shown.desk;
+    const { assignee, status } = this.shown.desk;
     const theirs = assignee && assignee !== this.me.name;
     const take = () => call("POST", conversationPath(this.openId, "/takeover"), { force: Boolean(theirs) });
     if (!theirs) return (await this.#do(take, "You are speaking now; the customer was told.")) && this.field?.focus();
-    const words = state === "person" ? "They are speaking with the customer now." : "They have claimed it.";
+    const words = status === "person" ? "They are speaking with the customer now." : "They have claimed it.";
     if (await ask(`Take over from ${assignee}?`, [faint(words)], "Take over", take)) await this.#do(async () => {}, "You are speaking now.");
   }
 
