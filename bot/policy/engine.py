@@ -145,20 +145,22 @@ class Engine:
         when the version's causal adapter is not what was trained: then another version serves."""
         self._check_open()
         voice = await self._need_voice()
-        loop = asyncio.get_running_loop()
-        files = self._loaded.get(version)
         try:
-            adapter = (
-                BASE
-                if files is None
-                else await loop.run_in_executor(self._causal_thread, voice.hang_in, version, files)
-            )
+            adapter = await self._adapter_of(version, voice)
         except AdapterError as error:
             await self._withdraw(version, error)
             raise ModelError(f"no reply by {version}: its causal adapter is not what was trained ({error})") from error
         async with aclosing(voice.write(request, adapter, self._causal_thread)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def _adapter_of(self, version: str, voice: Voice) -> str:
+        """What writes for a version. One that is there does not queue behind another's load and probe."""
+        files = self._loaded.get(version)
+        adapter = voice.hung_in(version, files)
+        if adapter is not None or files is None:
+            return adapter or BASE
+        return await asyncio.get_running_loop().run_in_executor(self._causal_thread, voice.hang_in, version, files)
 
     def counts(self) -> dict[str, float]:
         """Since the start, for metrics; any thread may ask."""

@@ -106,8 +106,9 @@ class Reading:
 class Scheduler:
     """Who is written next: conversations take turns, running replies go before prompts, slots stay without gaps.
 
-    A step holds one token of every running reply and prompt tokens up to `step_tokens` in all, so a long prompt delays
-    a running reply by a step of that size at most. When nobody is being written for, `idle_tokens` are read at once.
+    A step holds one token of every running reply and prompt tokens up to `step_tokens` in all, but always a quarter of
+    that for prompts: many running replies must not starve those that wait to begin. So a long prompt delays a running
+    reply by a step of that size, or by a quarter of it more, at most. When nobody is being written for, `idle_tokens` are read at once.
     """
 
     def __init__(self, num_slots: int, step_tokens: int = 64, idle_tokens: int = 512) -> None:
@@ -152,7 +153,7 @@ class Scheduler:
     def plan(self) -> tuple[list[Job], list[Reading]]:
         """Jobs that go on by one token, and pieces of prompts; counts the pieces as read."""
         writing = [job for job in self._running if job.is_writing]
-        left = max(self._step_tokens - len(writing), 1) if writing else self._idle_tokens
+        left = max(self._step_tokens - len(writing), self._step_tokens // 4, 1) if writing else self._idle_tokens
         reading = []
         for job in self._running:
             size = min(left, job.num_prompt - job.num_read)

@@ -85,6 +85,13 @@ class Voice:
             self._writer.close()
 
     # --- versions -------------------------------------------------------------------------------------------------
+    def hung_in(self, version: str, files: VersionFiles | None) -> str | None:
+        """The adapter that writes for a version, where it has been probed or there is none (BASE); None: `hang_in` first.
+        Any thread may ask."""
+        if files is None or files.causal is None or files.causal_config is None:
+            return BASE
+        return version if self._writer is not None and version in self._writer.decoder.versions else None
+
     def hang_in(self, version: str, files: VersionFiles) -> str:
         """Load and probe, unless it is there; returns the adapter that writes for the version (BASE: none). What does not
         hold is not left behind. Raises AdapterError."""

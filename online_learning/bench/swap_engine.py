@@ -52,6 +52,8 @@ class Heard:
     garbled: int = 0
     gaps: list[tuple[float, float]] = field(default_factory=list)
     """Begin and end of each wait between two pieces of a reply, seconds."""
+    firsts: list[tuple[float, float]] = field(default_factory=list)
+    """Begin and end of each wait from the request to the first piece, seconds."""
 
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
@@ -119,11 +121,7 @@ async def _measure(
 def _report(
     heard: Heard, swaps: Sequence[tuple[float, float]], rss: Sequence[float], num_streams: int, step_ms: float
 ) -> dict[str, Any]:
-    near = [end - begin for begin, end in heard.gaps if any(begin <= done and end >= at for at, done in swaps)]
-    far = [end - begin for begin, end in heard.gaps if not any(begin <= done and end >= at for at, done in swaps)]
-    at_swap, otherwise = (percentiles(gaps, 1000, (50, 99)) for gaps in (near, far))
     settled = rss[min(len(rss) - 1, NUM_VERSIONS)]
-    both = at_swap["p99"] is not None and otherwise["p99"] is not None
     return {
         "swaps": len(swaps),
         "streams": num_streams,
@@ -131,12 +129,26 @@ def _report(
         "dropped": heard.dropped,
         "garbled": heard.garbled,
         "step_ms": round(step_ms, 1),
-        "gap_ms": otherwise,
-        "gap_ms_at_swap": at_swap,
-        "added_ms_p99": round(float(at_swap["p99"] or 0) - float(otherwise["p99"] or 0), 2) if both else None,
+        **_waits("gap", "added_ms_p99", heard.gaps, swaps),
+        **_waits("first", "added_first_ms_p99", heard.firsts, swaps),
         "swap_s": percentiles([done - at for at, done in swaps]),
         "rss_mib": {"settled": round(settled), "end": round(rss[-1])},
         "rss_growth": round(rss[-1] / settled - 1, 4),
+    }
+
+
+def _waits(
+    kind: str, added: str, waits: Sequence[tuple[float, float]], swaps: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """Milliseconds of the waits that touch a swap and of all others, and by how much the former are longer."""
+    near = [end - begin for begin, end in waits if any(begin <= done and end >= at for at, done in swaps)]
+    far = [end - begin for begin, end in waits if not any(begin <= done and end >= at for at, done in swaps)]
+    at_swap, otherwise = (percentiles(some, 1000, (50, 99)) for some in (near, far))
+    both = at_swap["p99"] is not None and otherwise["p99"] is not None
+    return {
+        f"{kind}_ms": otherwise,
+        f"{kind}_ms_at_swap": at_swap,
+        added: round(float(at_swap["p99"] or 0) - float(otherwise["p99"] or 0), 2) if both else None,
     }
 
 
@@ -165,12 +177,13 @@ async def _stream(
     while not over.is_set():
         place = number % len(requests)
         number += 1
+        asked_at = time.monotonic()
         async with engine.lease() as lease:
             last, generated = 0.0, None
             async for piece in lease.write(requests[place]):
                 now = time.monotonic()
-                if last:
-                    heard.gaps.append((last, now))
+                waits, since = (heard.gaps, last) if last else (heard.firsts, asked_at)
+                waits.append((since, now))
                 last, generated = now, piece.generated
                 begun[lease.version].set()
             expected = reference.get(lease.version, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -135,6 +136,30 @@ async def test_a_reply_keeps_its_version_while_the_champion_changes_under_it(rig
         assert lease.version == "v000001"
     assert "v000001" not in rig.in_memory
     assert (await write_under(rig.engine)).token_ids != reference.token_ids
+
+
+async def test_a_reply_begins_while_another_version_is_being_loaded(rig: Rig) -> None:
+    """The load of the second version stands still; a reply by the first is written from its beginning to its end."""
+    await rig.promote(rig.publish(1))
+    reference = await write_under(rig.engine)
+    second, entered, gate = rig.publish(2), threading.Event(), threading.Event()
+
+    def stand_still(tensors: Weights) -> Weights:
+        entered.set()
+        assert gate.wait(120)
+        return tensors
+
+    misload(rig, second, stand_still)
+    swapping = asyncio.create_task(rig.promote(second))
+    try:
+        assert await asyncio.to_thread(entered.wait, 60)
+        async with asyncio.timeout(60):
+            assert_same(await write_under(rig.engine), reference)
+        assert rig.engine.champion == "v000001"
+    finally:
+        gate.set()
+    await swapping
+    assert rig.engine.champion == second
 
 
 async def choose_under(rig: Rig, version: str | None = None, seed: int = 0) -> Any:

@@ -62,6 +62,14 @@ def test_prompts_go_on_even_when_replies_fill_the_step() -> None:
     assert scheduler.plan() == ([running], [Reading(other, 0, 1)])
 
 
+def test_prompts_keep_a_quarter_of_the_step_however_many_replies_run() -> None:
+    """Seven replies in a step of eight: two tokens of the prompt, not one."""
+    running, waiting = [job(str(number), num_prompt=0) for number in range(7)], job("b", num_prompt=10)
+    scheduler = scheduler_with(*running, waiting, num_slots=8)
+    scheduler.admit()
+    assert scheduler.plan() == (running, [Reading(waiting, 0, 2)])
+
+
 def test_the_last_slot_takes_over_the_one_that_became_free() -> None:
     """Of three, the first leaves: the third moves from slot 2 to slot 0. The last leaves: nobody moves."""
     jobs = [job(chat) for chat in "abc"]
