@@ -241,6 +241,7 @@ class Engine:
     async def _withdraw(self, version: str, why: AdapterError) -> None:
         """Serve another version than this one, as if it had been refused when it was adopted."""
         if version != self._champion:
+            log.warning("%s writes nothing: %s; who is given it sees approved answers", version, why)
             return
         log.warning("refused %s: %s; an earlier version serves", version, why)
         pointer = self._adapters.champion()

@@ -3,8 +3,8 @@
     write -> inbox -> admit (prefixes from the cache) -> plan -> Decoder.run -> draw -> deltas to each reply's own queue
 
 Every step holds one token of each running reply, of whatever version, and a piece of the prompts that wait. What a reply
-says depends on its request, version and seed; not on its company. An error in a step goes to the replies in it, and the
-thread goes on. Closing the iterator of a reply frees its place before the next step.
+says depends on its request, version and seed; not on its company. A prompt that cannot be read is its own reply's error;
+one in a step or a command goes to all replies, and the thread goes on. Closing the iterator of a reply frees its place before the next step.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from bot.policy.types import TextDelta, TextRequest, WriterStats
 from bot.policy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
+
+CLOSED = "the engine is closed: the server is stopping"
 
 
 @dataclass(slots=True, eq=False)
@@ -117,9 +119,11 @@ class Writer:
         done = threading.Event()
 
         def drop() -> None:
-            self.decoder.drop(version)
-            self._prefixes.drop(version)
-            done.set()
+            try:
+                self.decoder.drop(version)
+                self._prefixes.drop(version)
+            finally:
+                done.set()
 
         self._inbox.put(drop)
         while not done.wait(0.1) and self._thread.is_alive():
@@ -132,19 +136,28 @@ class Writer:
         self._thread.join()
 
     def _post(self, command: Callable[[], None]) -> None:
-        if self._closed:
-            raise ModelError("the engine is closed: the server is stopping")
         self._inbox.put(command)
+        # In this order: what was put before `_closed` is still obeyed by the thread, if only to be given up.
+        if self._closed or not self._thread.is_alive():
+            raise ModelError(CLOSED)
 
     # --- on the writer's thread -----------------------------------------------------------------------------------
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._closed = True
+            while not self._inbox.empty():
+                self._do(self._inbox.get())
+            self._give_up(ModelError(CLOSED))
+
+    def _serve(self) -> None:
         while self._obey():
             try:
                 self._step()
             except Exception as error:
                 log.exception("a step of the writer failed; its replies are given up")
                 self._give_up(ModelError(f"the writer failed: {error}"))
-        self._give_up(ModelError("the engine is closed: the server is stopping"))
 
     def _obey(self) -> bool:
         """Do what was asked since; wait when there is nothing to write. False: stop."""
@@ -152,12 +165,25 @@ class Writer:
             command = self._inbox.get()
             if command is None:
                 return False
-            command()
+            self._do(command)
         return True
+
+    def _do(self, command: Callable[[], None] | None) -> None:
+        """One that fails may have left the slots half moved: no reply can be trusted to go on."""
+        try:
+            if command is not None:
+                command()
+        except Exception as error:
+            log.exception("a command to the writer failed; all replies are given up")
+            self._give_up(ModelError(f"the writer failed: {error}"))
 
     def _give_up(self, error: ModelError) -> None:
         for reply in list(self._replies.values()):
-            self._finish(reply, error)
+            try:
+                self._remove(reply)
+            except Exception:
+                log.exception("the slot of a reply that was given up could not be cleared")
+            reply.emit(error)
 
     def _begin(
         self,
@@ -170,13 +196,15 @@ class Writer:
         try:
             if version not in self.decoder.versions:
                 raise ModelError(f"expected one of the loaded versions, got {version}")
-            prompt_ids = self._words.prompt_ids(request.prompt)
+            prompt_ids, most = self._words.prompt_ids(request.prompt), self.decoder.num_positions
+            if len(prompt_ids) > most:
+                raise ModelError(f"prompt: expected at most {most} tokens, got {len(prompt_ids)}")
+            known, uniforms = amounts(" ".join(request.sources)), random.Random(request.seed)
         except Exception as error:  # noqa: BLE001 - this boundary hands every fault of a prompt to who asked
             emit(error if isinstance(error, ModelError) else ModelError(f"prompt: {error}"))
             return
         job.num_prompt = len(prompt_ids)
         job.deadline_at = None if request.deadline_s is None else self._clock() + request.deadline_s
-        known, uniforms = amounts(" ".join(request.sources)), random.Random(request.seed)
         begin = 0 if version == BASE else last_place(prompt_ids, invocation)
         self._replies[job] = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit)
         self._scheduler.add(job)

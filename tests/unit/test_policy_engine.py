@@ -395,6 +395,23 @@ async def test_words_of_an_adapter_that_was_loaded_wrongly_are_never_shown(rig: 
     assert (await write_under(rig.engine)).token_ids
 
 
+async def test_a_candidate_whose_words_cannot_be_trusted_is_named_in_the_log(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is served to some only; the champion goes on writing."""
+    await rig.promote(rig.publish(1))
+    candidate = rig.publish(2)
+    misload(rig, candidate, nudged)
+    with pytest.raises(ModelError, match="not what was trained"):
+        async with rig.engine.lease(candidate) as lease:
+            await write(lease)
+    assert [record.levelname for record in caplog.records if "v000002 writes nothing" in record.getMessage()] == [
+        "WARNING"
+    ]
+    assert rig.engine.champion == "v000001"
+    assert (await write_under(rig.engine)).token_ids
+
+
 @pytest.mark.parametrize("fault", MISLOADED)
 async def test_once_words_are_written_a_wrongly_loaded_adapter_never_serves(
     rig: Rig, fault: str, caplog: pytest.LogCaptureFixture

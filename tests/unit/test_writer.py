@@ -39,7 +39,7 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> CausalPart:
 class Gated(Decoder):
     """A decoder whose passes wait while `gate` is empty, take time by a made-up clock, and can fail."""
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
     largest = 0
     now = 0.0
     pass_s = 0.0
@@ -232,6 +232,55 @@ async def test_a_failed_step_is_told_to_its_replies_and_to_nobody_after(rig: Rig
     with pytest.raises(ModelError, match="the writer failed: no memory"):
         await rig.write(ask(0))
     assert_same(await rig.write(ask(0)), rig.alone(ask(0)))
+
+
+async def test_a_prompt_that_does_not_fit_is_refused_for_its_reply_alone(rig: Rig) -> None:
+    """512 positions; and a seed that is none, for the same reason. The reply beside them says what it would have said."""
+    long = ask(prompt=json.dumps([["system", SYSTEM], ["user", "please " * 600]]))
+    asked = [rig.write(one) for one in (long, ask(seed=[1]), ask(0))]
+    refused, odd, beside = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(refused, ModelError)
+    assert "prompt: expected at most 512 tokens, got" in str(refused)
+    assert isinstance(odd, ModelError)
+    assert isinstance(beside, Generated)
+    assert_same(beside, rig.alone(ask(0)))
+
+
+async def test_a_command_that_fails_stops_neither_its_caller_nor_the_writer(rig: Rig) -> None:
+    """A version that cannot be freed."""
+
+    def drop(version: str) -> None:
+        raise RuntimeError("cannot be freed")
+
+    rig.decoder.drop = drop  # type: ignore[method-assign]
+    await asyncio.to_thread(rig.writer.drop, PLAIN)
+    async with asyncio.timeout(60):
+        assert_same(await rig.write(ask(0)), rig.alone(ask(0)))
+
+
+async def test_replies_are_given_up_even_when_their_slots_cannot_be_cleared(rig: Rig) -> None:
+    """A step fails, and so does each move of a slot: everybody is told, and the writer goes on."""
+
+    def move(source: int, target: int, length: int) -> None:
+        raise RuntimeError("cannot be moved")
+
+    rig.decoder.gate = threading.Semaphore(0)  # type: ignore[attr-defined]
+    rig.decoder.move, rig.decoder.failure = move, RuntimeError("no memory")  # type: ignore[method-assign]
+    rig.writer._inbox.put(lambda: rig.decoder.gate.release(1_000_000))  # type: ignore[attr-defined]
+    async with asyncio.timeout(60):
+        told = await asyncio.gather(*(rig.write(ask(i)) for i in range(3)), return_exceptions=True)
+        assert "the writer failed: no memory" in str(told[0])
+        assert_same(await rig.write(ask(0)), rig.alone(ask(0)))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_writer_whose_thread_ended_leaves_no_stream_waiting(rig: Rig) -> None:
+    """Those that were being written, and those who ask afterwards."""
+    rig.decoder.failure = SystemExit()
+    async with asyncio.timeout(60):
+        for _ in range(2):
+            with pytest.raises(ModelError, match="closed"):
+                await rig.write(ask(0))
 
 
 async def test_a_closed_writer_says_so(rig: Rig) -> None:
