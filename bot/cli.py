@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -257,9 +256,7 @@ def _add_measuring(commands: Any) -> None:
 
 
 def _add_speed(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument(
-        "--vllm-command", type=shlex.split, metavar="CMD", help="text: prints a vLLM server's tokens a second as JSON"
-    )
+    bench.add_argument("--vllm", type=Path, metavar="PYTHON", help="text: of an environment with vLLM, a peer")
     numbers = {
         "decisions": (1000, 10**8, 10**6, "speed: in the largest store"),
         "repeats": (1, 1000, 5, "speed, inbox, text: of each timing; serve, idle: rounds"),

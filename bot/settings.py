@@ -59,7 +59,7 @@ class EngineSettings:
     """Arithmetic of generated replies: `float32`, `bfloat16`, or `auto`: bfloat16 where the machine multiplies it faster."""
     replies_at_once: int = 16
     """Generated replies in one batch; more wait, conversations in turn."""
-    step_tokens: int = 64
+    step_tokens: int = 128
     """Tokens computed in one step: one of each reply in the batch, the rest of prompts."""
     prefix_tokens: int = 8192
     """Prompt tokens whose keys and values are kept for prompts that begin alike (SmolLM2-135M in bfloat16: 23 kB each)."""

@@ -26,7 +26,7 @@ from bot.policy.adapted import BASE, AdaptedModel, fingerprint, hush_loading, pi
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.model import ActRow
-from bot.policy.sampling import draw_tokens, masked_logprobs
+from bot.policy.sampling import draw, masked_logprobs
 from bot.policy.types import TextDelta, TextRequest
 from bot.policy.vocabulary import Vocabulary
 
@@ -180,12 +180,13 @@ class CausalPart:
         tokens: list[int] = []
         logprobs: list[float] = []
         text, num_sent, stop_reason = "", 0, ""
+        temperature_1_1 = torch.tensor([[request.temperature]], device=self.device)
         out = self.after_prompt(prompt_ids, (), adapter, keep=1)
         while not stop_reason:
-            logprobs_1_V = self._next(out.logits[0, -1:], text, known, request.temperature)
-            token = draw_tokens(logprobs_1_V, [uniforms.random()])[0]
+            allowed_1_V = torch.from_numpy(self.vocabulary.allowed(text, known)).to(self.device).unsqueeze(0)
+            (token,), (logprob,) = draw(out.logits[0, -1:], temperature_1_1, allowed_1_V, [uniforms.random()])
             tokens.append(token)
-            logprobs.append(float(logprobs_1_V[0, token]))
+            logprobs.append(logprob)
             text, stop_reason = read_on(self.vocabulary, text, tokens, request)
             end = len(text) - (0 if stop_reason else num_held_back(text, request.stop))
             if end > num_sent:
@@ -254,10 +255,6 @@ class CausalPart:
             masks.append(torch.from_numpy(self.vocabulary.allowed(text, known)))
             text = self.vocabulary.text_of(row.token_ids[: step + 1], text)
         return torch.stack(masks).to(self.device)
-
-    def _next(self, logits_1_V: Tensor, text: str, known: frozenset[str], temperature: float) -> Tensor:
-        allowed_1_V = torch.from_numpy(self.vocabulary.allowed(text, known)).to(self.device).unsqueeze(0)
-        return masked_logprobs(logits_1_V, torch.tensor([[temperature]], device=self.device), allowed_1_V)
 
 
 def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -291,12 +292,16 @@ class _Batch:
             if len(piece.tokens) == 1 and piece.slot not in ones:
                 ones[piece.slot] = rows.start
             else:
-                span = _span(piece.start + len(piece.tokens))
-                reach_X = self.positions_N[rows].repeat(groups)
-                self.longer.append((rows, piece.slot, span, _mask(reach_X, span)))
+                self.longer += [(block, piece.slot, *self._seen(block, groups)) for block in _blocks(rows, piece)]
         self.num_slots = max(ones, default=-1) + 1
         self._lay_ones(ones, positions, device)
         self.is_plain = not self.longer and list(ones.values()) == list(range(self.num_slots)) == slots
+
+    def _seen(self, rows: slice, groups: int) -> tuple[int, Tensor]:
+        """The span that consecutive tokens of a reply attend over, and their mask [X, span]."""
+        reach_X = self.positions_N[rows].repeat(groups)
+        span = _span(int(reach_X[-1]) + 1)
+        return span, _mask(reach_X, span)
 
     def _lay_ones(self, ones: Mapping[int, int], positions: Sequence[int], device: torch.device) -> None:
         """A slot without a query token is given one for company: what it sees goes nowhere."""
@@ -318,6 +323,14 @@ def _groups(laid: Sequence[Piece]) -> list[tuple[str, slice]]:
         groups.append((version, slice(start, start + count)))
         start += count
     return groups
+
+
+def _blocks(rows: slice, piece: Piece) -> list[slice]:
+    """The rows of a long piece, cut where a span ends: no token is weighed against more than a span of its future, and
+    what is weighed at once stays in the processor's cache."""
+    ends = range(_span(piece.start + 1), piece.start + len(piece.tokens), SPAN)
+    cuts = [rows.start, *(rows.start + end - piece.start for end in ends), rows.stop]
+    return [slice(start, end) for start, end in pairwise(cuts)]
 
 
 def _mask(reach_X: Tensor, span: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The distribution that is sampled, and drawing from it. Pure.
 
-Shapes: R replies, V vocabulary.
+Shapes: R replies, V vocabulary, B blocks of X tokens.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+BLOCK = 128
 
 
 def masked_logprobs(logits_R_V: Tensor, temperature_R_1: Tensor, allowed_R_V: Tensor) -> Tensor:
@@ -16,9 +18,28 @@ def masked_logprobs(logits_R_V: Tensor, temperature_R_1: Tensor, allowed_R_V: Te
     return (logits_R_V.float() / temperature_R_1).masked_fill(~allowed_R_V, -torch.inf).log_softmax(-1)
 
 
-def draw_tokens(logprobs_R_V: Tensor, uniforms: Sequence[float]) -> list[int]:
-    """The first token whose cumulative probability is past each reply's own number from [0, 1)."""
-    cumulative_R_V = logprobs_R_V.exp().cumsum(-1, dtype=torch.float64)
-    past_R_1 = torch.tensor(uniforms, dtype=torch.float64, device=logprobs_R_V.device)[:, None] * cumulative_R_V[:, -1:]
-    found: list[int] = torch.searchsorted(cumulative_R_V, past_R_1, right=True)[:, 0].tolist()
-    return found
+def draw(
+    logits_R_V: Tensor, temperature_R_1: Tensor, allowed_R_V: Tensor, uniforms: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """Tokens [R] of the distribution of `masked_logprobs`, and their log-probabilities [R].
+
+    Each is the first token whose cumulative probability is past its reply's own number from [0, 1). The sum goes by
+    blocks, then within the block it falls into: adding up the vocabulary one by one costs four times as much.
+    """
+    scaled_R_V = (logits_R_V.float() / temperature_R_1).masked_fill_(~allowed_R_V, -torch.inf)
+    top_R_1 = scaled_R_V.amax(-1, keepdim=True)
+    weights_R_V = nn.functional.pad((scaled_R_V - top_R_1).exp_(), (0, -scaled_R_V.shape[1] % BLOCK))
+    weights_R_B_X = weights_R_V.view(len(weights_R_V), -1, BLOCK)
+    until_R_B = weights_R_B_X.sum(-1).double().cumsum(-1)
+    uniform_R_1 = torch.tensor(uniforms, dtype=torch.float64, device=logits_R_V.device)[:, None]
+    past_R_1 = uniform_R_1 * until_R_B[:, -1:]
+    block_R_1 = torch.searchsorted(until_R_B, past_R_1, right=True)
+    end_R_1 = until_R_B.gather(1, block_R_1)
+    start_R_1 = nn.functional.pad(until_R_B, (1, 0)).gather(1, block_R_1)
+    share_R_1 = ((past_R_1 - start_R_1) / (end_R_1 - start_R_1)).clamp(max=1 - 1e-12)
+    within_R_X = (
+        weights_R_B_X[torch.arange(len(block_R_1), device=block_R_1.device), block_R_1[:, 0]].double().cumsum(-1)
+    )
+    tokens_R_1 = block_R_1 * BLOCK + torch.searchsorted(within_R_X, share_R_1 * within_R_X[:, -1:], right=True)
+    logprobs_R_1 = scaled_R_V.gather(1, tokens_R_1) - top_R_1 - until_R_B[:, -1:].log()
+    return tokens_R_1[:, 0].tolist(), logprobs_R_1[:, 0].tolist()

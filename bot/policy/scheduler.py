@@ -111,7 +111,7 @@ class Scheduler:
     reply by a step of that size, or by a quarter of it more, at most. When nobody is being written for, `idle_tokens` are read at once.
     """
 
-    def __init__(self, num_slots: int, step_tokens: int = 64, idle_tokens: int = 512) -> None:
+    def __init__(self, num_slots: int, step_tokens: int = 128, idle_tokens: int = 512) -> None:
         self._num_slots = num_slots
         self._step_tokens = step_tokens
         self._idle_tokens = idle_tokens

@@ -47,7 +47,7 @@ class WriterOptions:
     """`auto`, `float32`, `bfloat16` (`bot.policy.decoder.pick_dtype`)."""
     num_slots: int = 16
     """Replies written at once."""
-    step_tokens: int = 64
+    step_tokens: int = 128
     """Tokens of a step: one of each running reply, the rest of prompts."""
     prefix_tokens: int = 8192
     """Prompt tokens kept for those who begin alike; 0: none."""

@@ -29,7 +29,7 @@ from bot.policy.decoder import Decoder, Piece
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache
-from bot.policy.sampling import draw_tokens, masked_logprobs
+from bot.policy.sampling import draw
 from bot.policy.scheduler import Job, Reading, Scheduler
 from bot.policy.types import TextDelta, TextRequest, WriterStats
 from bot.policy.vocabulary import Vocabulary
@@ -66,7 +66,7 @@ class Writer:
         words: Vocabulary,
         decoder: Decoder,
         *,
-        step_tokens: int = 64,
+        step_tokens: int = 128,
         max_prefix_tokens: int = 8192,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -290,10 +290,11 @@ class Writer:
         device = logits_R_V.device
         masks = np.stack([self._words.allowed(reply.text, reply.known) for reply in replies])
         temperature_R_1 = torch.tensor([[reply.request.temperature] for reply in replies], device=device)
-        logprobs_R_V = masked_logprobs(logits_R_V, temperature_R_1, torch.from_numpy(masks).to(device))
-        tokens = draw_tokens(logprobs_R_V, [reply.uniforms.random() for reply in replies])
-        drawn_R_1 = logprobs_R_V.gather(1, torch.tensor(tokens, device=device)[:, None])
-        for reply, token, logprob in zip(replies, tokens, drawn_R_1[:, 0].tolist(), strict=True):
+        allowed_R_V = torch.from_numpy(masks).to(device)
+        tokens, logprobs = draw(
+            logits_R_V, temperature_R_1, allowed_R_V, [reply.uniforms.random() for reply in replies]
+        )
+        for reply, token, logprob in zip(replies, tokens, logprobs, strict=True):
             reply.tokens.append(token)
             reply.logprobs.append(logprob)
             self._go_on(reply)

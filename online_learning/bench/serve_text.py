@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -31,10 +32,12 @@ from bot.policy.decoder import Decoder, pick_dtype
 from bot.policy.download import find_or_fetch
 from bot.policy.types import TextRequest
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS, Vocabulary
+from bot.policy.weights import write_part
 from bot.policy.writer import Writer
 from bot.render import reply_prompt
 from bot.settings import Settings
 from online_learning.bench.product import throw_away
+from online_learning.bench.serve_vllm import measure_vllm, running_vllm, vllm_python
 
 BATCHES = (1, 8, 16)
 RANK = 16
@@ -56,25 +59,26 @@ class Endless:
 
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
-    """`--repeats`, `--vllm-command`."""
+    """`--repeats`, `--vllm`."""
     with throw_away(settings, tiny=args.tiny) as home:
-        print(json.dumps(run_text(home, repeats=args.repeats, vllm_command=args.vllm_command)))
+        print(json.dumps(run_text(home, repeats=args.repeats, vllm=args.vllm or vllm_python(settings))))
     return 0
 
 
-def run_text(
-    settings: Settings, *, repeats: int = 5, num_tokens: int = 64, vllm_command: Sequence[str] | None = None
-) -> dict[str, Any]:
+def run_text(settings: Settings, *, repeats: int = 5, num_tokens: int = 64, vllm: Path | None = None) -> dict[str, Any]:
     """Tokens a second by batch size: `tokens_per_s` (ours), `peer` (name -> the same), `share_of_limit`, `ratio`.
 
-    `vllm_command`: prints one JSON object as its last line, {"adapter": {"1": .., "16": ..}, "base": {..}}.
+    `known`: the same with prompts that were read before, by ours and by vLLM, which keep what they read. `vllm`: the
+    interpreter of an environment with vLLM (`deploy/vllm-cpu.sh`).
     """
     causal, domain = CausalPart(find_or_fetch("causal", settings)), load_domain(settings.domain)
     prompts = prompts_of(domain, max(BATCHES))
     dtype = pick_dtype(settings.engine.dtype, causal.device)
-    writer = _writer(causal, dtype, num_tokens)
+    writer, knowing = _writers(causal, dtype, num_tokens)
     runs: dict[str, Callable[[], float]] = {
-        f"ours {batch}": partial(_ours, writer, prompts[:batch], num_tokens) for batch in BATCHES
+        f"{name} {batch}": partial(_ours, by, prompts[:batch], num_tokens)
+        for name, by in {"ours": writer, "known": knowing}.items()
+        for batch in BATCHES
     }
     for name, peer in {
         "adapter": _generator(settings, causal, dtype, adapted=True),
@@ -91,8 +95,11 @@ def run_text(
         for name, measure in runs.items():
             found[name].append(measure())
     writer.close()
+    knowing.close()
     rates = {name: round(median(values), 1) for name, values in found.items()}
-    return _report(rates, _limits(causal, dtype), dtype, _vllm(vllm_command))
+    ids, model = [causal.vocabulary.prompt_ids(prompt) for prompt, _ in prompts], find_or_fetch("causal", settings)
+    vllm_found = _vllm(vllm, causal, ids, model, num_tokens=num_tokens, repeats=repeats)
+    return _report(rates, _limits(causal, dtype), dtype, vllm_found)
 
 
 def _report(
@@ -102,19 +109,26 @@ def _report(
     for name, rate in rates.items():
         kind, batch = name.split()
         by_name.setdefault(kind, {})[batch] = rate
-    ours = by_name.pop("ours")
+    ours, known = by_name.pop("ours"), by_name.pop("known")
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "tokens_per_s": ours,
+        "known": known,
         "peer": by_name | {"vllm": vllm},
         "ratio": {
-            "generate_adapter": {batch: round(ours[batch] / by_name["generate_adapter"][batch], 2) for batch in ours},
+            "generate_adapter": _ratios(ours, by_name["generate_adapter"]),
             "one_at_a_time_8": round(ours["8"] / by_name["one_at_a_time"]["8"], 2),
+            **{f"vllm_{name}": _ratios(ours, vllm[name]) for name in ("adapter", "base") if name in vllm},
+            **{f"vllm_{name}_known": _ratios(known, vllm["known"][name]) for name in vllm.get("known", {})},
         },
         "limit_tokens_per_s": {name: round(value, 1) for name, value in limits.items()},
-        "share_of_limit": {batch: round(ours[batch] / limits[batch], 3) for batch in limits},
+        "share_of_limit": {batch: round(known[batch] / limits[batch], 3) for batch in limits},
     }
+
+
+def _ratios(ours: dict[str, float], peer: dict[str, float]) -> dict[str, float]:
+    return {batch: round(rate / peer[batch], 2) for batch, rate in ours.items()}
 
 
 def prompts_of(domain: Domain, count: int) -> list[tuple[str, str]]:
@@ -129,7 +143,8 @@ def prompts_of(domain: Domain, count: int) -> list[tuple[str, str]]:
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
-def _writer(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> Writer:
+def _writers(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> tuple[Writer, Writer]:
+    """One that reads every prompt anew, as `generate()` must, and one that keeps what it read."""
     causal.model.create(ADAPTER, lora_config(RANK, 2 * RANK))
     generator = torch.Generator().manual_seed(0)
     weights = causal.model.weights(ADAPTER)
@@ -140,8 +155,8 @@ def _writer(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> Writer:
         causal.model.base, dtype=dtype, num_slots=max(BATCHES), num_positions=MAX_PROMPT_TOKENS + num_tokens
     )
     decoder.add(ADAPTER, decoder.prepare(causal.model.factors(ADAPTER)))
-    # Nothing is kept between repeats: the same prompts would not have to be read again, and the peers' must.
-    return Writer(Endless(causal.vocabulary), decoder, max_prefix_tokens=0)  # type: ignore[arg-type]
+    words: Any = Endless(causal.vocabulary)
+    return Writer(words, decoder, max_prefix_tokens=0), Writer(words, decoder)
 
 
 def _ours(writer: Writer, prompts: Sequence[tuple[str, str]], num_tokens: int) -> float:
@@ -193,13 +208,27 @@ def _generator(
     return generate
 
 
-def _vllm(command: Sequence[str] | None) -> dict[str, Any]:
-    if not command:
-        return {"tokens_per_s": None, "reason": "no --vllm-command was given"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
-    if done.returncode:
-        return {"tokens_per_s": None, "reason": f"exit {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
-    return {"tokens_per_s": json.loads(done.stdout.strip().splitlines()[-1]), "reason": ""}
+def _vllm(
+    python: Path | None,
+    causal: CausalPart,
+    ids: Sequence[tuple[int, ...]],
+    model: Path,
+    *,
+    num_tokens: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """`serve_vllm.measure_vllm` with the same weights, adapter and prompts, read anew and (`known`) read before."""
+    if python is None:
+        return {"reason": "no environment with vLLM: deploy/vllm-cpu.sh FOLDER makes one, --vllm FOLDER/bin/python"}
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter, log = Path(scratch) / "adapter", Path(scratch) / "vllm.log"
+        write_part(adapter, causal.model.weights(ADAPTER), causal.model.config(ADAPTER), causal.name)
+        with running_vllm(python, model, log, grounded=False) as server:
+            measure = partial(measure_vllm, server.url, ids, adapter=adapter, batch_sizes=BATCHES)
+            fresh, known = (
+                asyncio.run(measure(num_tokens=num_tokens, repeats=repeats, fresh=fresh)) for fresh in (True, False)
+            )
+    return fresh | {"known": {name: known[name] for name in ("adapter", "base")}}
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

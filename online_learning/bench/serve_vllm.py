@@ -6,16 +6,12 @@ same one serves the tests; `measure_vllm` times batches of requests with and wit
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import socket
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +20,8 @@ from typing import Any
 
 import httpx
 
-from bot.errors import ConfigError, ModelError
-from bot.policy.download import find_or_fetch
-from bot.settings import Settings, load_settings
+from bot.errors import ModelError
+from bot.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 BASE = "base"
@@ -73,21 +68,21 @@ def vllm_python(settings: Settings) -> Path | None:
 
 @contextmanager
 def running_vllm(
-    python: Path, model: Path, log: Path, *, dtype: str = "bfloat16", port: int = 0, threads: int = 0
+    python: Path, model: Path, log: Path, *, dtype: str = "bfloat16", port: int = 0, grounded: bool = True
 ) -> Iterator[RunningVllm]:
     """A server of `model` (a folder) on loopback, stopped at the end. Raises ModelError with the log's last line.
 
-    `threads`: 0 leaves vLLM's choice.
+    Not `grounded`: without our mask, as a peer that is spared its cost.
     """
     port = port or _free_port()
-    options = [*OPTIONS.items(), ("--model", str(model)), ("--port", str(port)), ("--dtype", dtype)]
+    kept = {name: value for name, value in OPTIONS.items() if grounded or name != "--logits-processors"}
+    options = [*kept.items(), ("--model", str(model)), ("--port", str(port)), ("--dtype", dtype)]
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
-    environment = os.environ | ENVIRONMENT | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     began = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, *(word for pair in options for word in pair)],
-            env=environment,
+            env=os.environ | ENVIRONMENT,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -142,13 +137,15 @@ async def measure_vllm(
     batch_sizes: Sequence[int] = (1, 16),
     num_tokens: int = 64,
     repeats: int = 5,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Tokens per second of whole batches, prompts (token ids) taken in order and again from the start.
 
     `{"base": {"1": tokens/s, "16": ...}, "adapter": {...}, "num_tokens": 64, "repeats": 5, "version": "0.32.0"}`, medians
     over the repeats after one warm-up each; without `adapter` (the absolute path of a plain PEFT folder) that key
     is missing. End tokens are
-    ignored, so that every request writes `num_tokens`. Prompts that repeat come from vLLM's prefix cache, in its favour.
+    ignored, so that every request writes `num_tokens`. `fresh`: every prompt is read anew; else those that repeat come
+    from vLLM's prefix cache.
     """
     async with httpx.AsyncClient(base_url=url, timeout=600.0, limits=httpx.Limits(max_connections=None)) as http:
         models = {"base": (await http.get("/v1/models")).json()["data"][0]["id"]}
@@ -156,7 +153,7 @@ async def measure_vllm(
             models["adapter"] = await _load(http, adapter)
         found: dict[str, Any] = {
             name: {
-                str(size): await _tokens_per_s(http, model, _batch(prompts, size), num_tokens, repeats)
+                str(size): await _tokens_per_s(http, model, _batch(prompts, size), num_tokens, repeats, fresh)
                 for size in batch_sizes
             }
             for name, model in models.items()
@@ -180,58 +177,24 @@ def _batch(prompts: Sequence[Sequence[int]], size: int) -> list[Sequence[int]]:
 
 
 async def _tokens_per_s(
-    http: httpx.AsyncClient, model: str, batch: Sequence[Sequence[int]], num_tokens: int, repeats: int
+    http: httpx.AsyncClient, model: str, batch: Sequence[Sequence[int]], num_tokens: int, repeats: int, fresh: bool
 ) -> float:
-    rates = [await _time_batch(http, model, batch, num_tokens) for _ in range(repeats + 1)]
+    fixed = {"model": model, "max_tokens": num_tokens, "temperature": 1.0, "ignore_eos": True, "logprobs": 0}
+    rates = []
+    for _ in range(repeats + 1):
+        salt = {"cache_salt": str(time.monotonic_ns())} if fresh else {}
+        rates.append(await _time_batch(http, fixed | salt, batch, num_tokens))
     return round(median(rates[1:]), 1)
 
 
-async def _time_batch(http: httpx.AsyncClient, model: str, batch: Sequence[Sequence[int]], num_tokens: int) -> float:
-    fixed = {"model": model, "max_tokens": num_tokens, "temperature": 1.0, "ignore_eos": True, "logprobs": 0}
+async def _time_batch(
+    http: httpx.AsyncClient, fixed: Mapping[str, Any], batch: Sequence[Sequence[int]], num_tokens: int
+) -> float:
     began = time.perf_counter()
     answers = await asyncio.gather(
-        *(http.post("/v1/completions", json=fixed | {"prompt": list(prompt)}) for prompt in batch)
+        *(http.post("/v1/completions", json={**fixed, "prompt": list(prompt)}) for prompt in batch)
     )
     took_s = time.perf_counter() - began
     written = [answer.json()["usage"]["completion_tokens"] for answer in answers]
     assert set(written) == {num_tokens}, written
     return len(batch) * num_tokens / took_s
-
-
-def _random_adapter(model: Path, folder: Path, rank: int = 16) -> tuple[Path, list[tuple[int, ...]]]:
-    """A plain PEFT folder of small random weights on all linear layers, and sixteen prompts of the model's tokens."""
-    import torch
-
-    from bot.policy.adapted import lora_config
-    from bot.policy.causal import CausalPart
-    from bot.policy.weights import write_part
-
-    writer = CausalPart(model)
-    writer.model.create("peer", lora_config(rank, 2 * rank))
-    drawn = {key: 0.01 * torch.randn_like(value) for key, value in writer.model.weights("peer").items()}
-    write_part(folder, drawn, writer.model.config("peer"), model.name)
-    asked = [f"How long does a transfer to country number {i} take, and what does it cost?" for i in range(16)]
-    prompts = [json.dumps([("system", "You help customers of a bank, briefly."), ("user", text)]) for text in asked]
-    return folder, [writer.vocabulary.prompt_ids(prompt) for prompt in prompts]
-
-
-def main() -> int:
-    """`python -m online_learning.bench.serve_vllm`: the peer alone. JSON as the last line."""
-    parser = argparse.ArgumentParser(prog="serve_vllm", description=main.__doc__)
-    parser.add_argument("--python", type=Path, help="vLLM's interpreter; default: beside the model cache")
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    settings = load_settings({}, {})
-    python, model = args.python or vllm_python(settings), find_or_fetch("causal", settings)
-    if python is None:
-        raise ConfigError("serve_vllm: expected an environment with vLLM (deploy/vllm-cpu.sh FOLDER), got none")
-    with tempfile.TemporaryDirectory() as scratch:
-        adapter, prompts = _random_adapter(model, Path(scratch) / "adapter")
-        with running_vllm(python, model, Path(scratch) / "vllm.log") as server:
-            found = asyncio.run(measure_vllm(server.url, prompts, adapter=adapter, repeats=args.repeats))
-            print(json.dumps(found | {"started_s": round(server.started_s, 1)}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
 
 from bot.policy.endings import cut_at_stop, is_in_circles, last_place, num_held_back, read_on
-from bot.policy.sampling import draw_tokens, masked_logprobs
+from bot.policy.sampling import BLOCK, draw, masked_logprobs
 from bot.policy.types import TextRequest
 
 
@@ -84,4 +85,23 @@ def test_a_token_is_drawn_by_its_share_of_the_unit_interval() -> None:
     allowed = torch.tensor([[True, False, True]] * 3)
     logprobs = masked_logprobs(logits, torch.ones(3, 1), allowed)
     assert logprobs[0].exp().tolist() == pytest.approx([0.25, 0.0, 0.75])
-    assert draw_tokens(logprobs, [0.24, 0.26, 0.999999]) == [0, 2, 2]
+    tokens, drawn = draw(logits, torch.ones(3, 1), allowed, [0.24, 0.26, 0.999999])
+    assert tokens == [0, 2, 2]
+    assert drawn == pytest.approx([math.log(0.25), math.log(0.75), math.log(0.75)])
+
+
+def test_a_draw_falls_on_the_same_token_wherever_it_lies() -> None:
+    """Over several blocks and an end that fills none, beside a cumulative sum of all probabilities one by one."""
+    size, generator = 5 * BLOCK + 7, torch.Generator().manual_seed(0)
+    logits = torch.randn(64, size, generator=generator) * 3
+    allowed = torch.rand(64, size, generator=generator) > 0.3
+    allowed[0] = False
+    allowed[0, -1] = True  # All that is left is the very last token.
+    temperature = torch.full((64, 1), 0.7)
+    uniforms = torch.rand(64, generator=generator, dtype=torch.float64).tolist()
+    logprobs = masked_logprobs(logits, temperature, allowed)
+    cumulative = logprobs.double().exp().cumsum(-1)
+    expected = [int((row > u * row[-1]).nonzero()[0]) for row, u in zip(cumulative, uniforms, strict=True)]
+    tokens, drawn = draw(logits, temperature, allowed, uniforms)
+    assert tokens == expected
+    assert drawn == pytest.approx([float(row[t]) for row, t in zip(logprobs, tokens, strict=True)], abs=1e-5)
