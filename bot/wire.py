@@ -237,6 +237,22 @@ class StatusOut(_FromServer):
         return cls(status=status, position=standing.position or None, operator=standing.operator or None)
 
 
+class OutcomeOut(_FromServer):
+    """What the person last said of the whole conversation."""
+
+    type: Literal["outcome"] = "outcome"
+    solved: bool | None = None
+    csat: int | None = None
+
+    @classmethod
+    def of(cls, signals: Iterable[Signal], person_id: str) -> OutcomeOut:
+        """By the person's newest signals."""
+        said = list(signals)
+        solved = newest_value(said, SignalKind.OUTCOME, person_id)
+        csat = newest_value(said, SignalKind.CSAT, person_id)
+        return cls(solved=None if solved is None else solved > 0, csat=None if csat is None else int(csat))
+
+
 class VersionOut(_FromServer):
     """New replies come from this version."""
 
@@ -281,6 +297,7 @@ ServerFrame = (
     | FeedbackOut
     | SettingsOut
     | StatusOut
+    | OutcomeOut
     | VersionOut
     | ErrorOut
     | PongOut

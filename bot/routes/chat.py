@@ -28,7 +28,7 @@ from bot.routes.failures import answer_of
 from bot.routes.feedback import record_vote
 from bot.routes.parts import Service
 from bot.settings import LimitSettings
-from bot.wire import AckOut, ErrorOut, HelloOut, MessageOut, PongOut, can_retry, newest_value, votes_in_force
+from bot.wire import AckOut, ErrorOut, HelloOut, MessageOut, OutcomeOut, PongOut, can_retry, votes_in_force
 from bot.wire_client import (
     ChangeSettings,
     ClientFrame,
@@ -215,8 +215,7 @@ class _Tab:
     def _welcome(self, snapshot: Snapshot, last_seq: int) -> HelloOut:
         parts, conversation = self._service.parts, snapshot.conversation
         votes = votes_in_force(snapshot.signals, snapshot.messages, self._person_id)
-        solved = newest_value(snapshot.signals, SignalKind.OUTCOME, self._person_id)
-        csat = newest_value(snapshot.signals, SignalKind.CSAT, self._person_id)
+        said = OutcomeOut.of(snapshot.signals, self._person_id)
         return HelloOut(
             conversation_id=conversation.id,
             token=parts.identity.person_token(self._person_id),
@@ -230,8 +229,8 @@ class _Tab:
             status=conversation.status,
             position=snapshot.standing.position or None,
             operator=snapshot.standing.operator or None,
-            solved=None if solved is None else solved > 0,
-            csat=None if csat is None else int(csat),
+            solved=said.solved,
+            csat=said.csat,
             messages=[MessageOut.of(message, parts.domain) for message in snapshot.messages if message.seq > last_seq],
             votes={message_id: vote for message_id, vote in votes.items() if vote.thumb},
             partial=snapshot.partial,
@@ -274,16 +273,25 @@ class _Tab:
 
     async def _signal(self, frame: Outcome | Csat | Handover, room: Room) -> None:
         self._service.feedback.take(self._person_id)
-        signal, store = self._about(room, frame.key), self._service.parts.store
+        signal = self._about(room, frame.key)
         if isinstance(frame, Handover):
             stored = await room.handover(signal)
         elif isinstance(frame, Csat):
             signal = replace(signal, kind=SignalKind.CSAT, value=float(frame.value), comment=frame.comment)
-            stored = await asyncio.to_thread(store.add_signal, signal)
+            stored = await self._of_the_whole(signal, room)
         else:
             signal = replace(signal, kind=SignalKind.OUTCOME, value=float(frame.solved))
-            stored = await asyncio.to_thread(store.add_signal, signal)
+            stored = await self._of_the_whole(signal, room)
         self._acknowledge(frame, stored)
+
+    async def _of_the_whole(self, signal: Signal, room: Room) -> Signal:
+        """Store what the person says of the conversation, and tell every tab what holds now."""
+        store = self._service.parts.store
+        async with room.entry:
+            stored = await asyncio.to_thread(store.add_signal, signal)
+            signals = await asyncio.to_thread(store.signals, signal.conversation_id)
+            room.tell(OutcomeOut.of(signals, self._person_id))
+        return stored
 
     def _about(self, room: Room, key: str) -> Signal:
         """A wish for a person; other signals replace what differs."""

@@ -86,6 +86,33 @@ def test_a_solved_chat_is_rated_and_the_rating_stays(visit: Visit, product: Prod
     assert signals(product, page) == [("outcome", 1.0), ("csat", 4.0), ("csat", 5.0)]
 
 
+def test_what_is_said_of_the_chat_shows_in_the_other_tab(visit: Visit) -> None:
+    """Solved in one, rated in the other, not solved after all: both show the same without a reload."""
+    one, other = visit.chat(), visit.chat()
+    ask(one)
+    one.get_by_role("button", name="Yes, solved").click()
+    expect(other.get_by_text("Glad to hear it.")).to_be_visible()
+    other.get_by_role("button", name="4 of 5").click()
+    expect(one.get_by_role("button", name="4 of 5")).to_have_attribute("aria-pressed", "true")
+    one.get_by_role("button", name="Change").click()
+    one.get_by_role("button", name="Not yet").click()
+    expect(other.get_by_text("Thank you for telling us.")).to_be_visible()
+
+
+def test_thanks_for_a_vote_promise_only_what_is_done(visit: Visit) -> None:
+    """It teaches; in a conversation that is not to be learned from, customer service reads it."""
+    page = visit.chat()
+    first = ask(page)
+    first.get_by_role("button", name="Bad reply").click()
+    page.get_by_role("button", name="Send feedback").click()
+    expect(first.get_by_text("Thank you. The assistant learns from this.")).to_be_visible()
+    page.get_by_role("button", name="Do not learn from my conversation").click()
+    second = ask(page, "And now?")
+    second.get_by_role("button", name="Bad reply").click()
+    page.get_by_role("button", name="Send feedback").click()
+    expect(second.get_by_text("nothing is learned from this conversation")).to_be_visible()
+
+
 def test_do_not_learn_from_my_conversation_is_one_press_and_obeyed(visit: Visit, product: Product) -> None:
     """The conversation says so in the store, and so does what is decided after it; allowing again is one press too."""
     page = visit.chat()

@@ -8,7 +8,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from bot.feedback.store import ConversationFilter
 from tests.browser.chat_page import ask, conversation_of, replies
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
@@ -52,12 +51,39 @@ def test_neither_side_reaches_the_others_looks(visit: Visit, product: Product) -
 
 
 def test_a_site_that_nobody_named_gets_no_chat(visit: Visit, product: Product) -> None:
-    """The same pages under another name: the socket is refused before it opens, and no conversation begins."""
-    before = len(product.rig.store.list_conversations(ConversationFilter(limit=200)))
-    page = open_shop(visit, product.shop.stranger)
-    expect(page.get_by_text("You are offline. Reconnecting…")).to_be_visible()
-    expect(page.locator(".rj-badge b")).to_have_text("")
-    assert len(product.rig.store.list_conversations(ConversationFilter(limit=200))) == before
+    """The same pages under another name: nothing is drawn, and the console tells the site's owner what to do."""
+    visit.homes.append(product.shop.stranger)
+    page = visit.context.new_page()
+    said = f"The chat is not shown here: {product.shop.stranger} is not one of the allowed_origins of {product.url}."
+    with page.expect_console_message(lambda line: line.text == said):
+        page.goto(product.shop.stranger)
+    expect(page.locator("#rejoinder-widget")).to_have_count(0)
+
+
+def test_a_stranger_who_opens_the_socket_all_the_same_is_refused(visit: Visit, product: Product) -> None:
+    """By its Origin, before anything is stored; on the named site the same two lines connect."""
+    connects = f"""() => new Promise((done) => {{
+        const socket = new WebSocket({product.url.replace("http", "ws")!r} + "/ws/chat");
+        socket.onopen = () => done(true);
+        socket.onclose = () => done(false);
+    }})"""
+    visit.homes += [product.shop.stranger, product.shop.allowed]
+    page = visit.context.new_page()
+    page.goto(product.shop.stranger)
+    assert page.evaluate(connects) is False
+    page.goto(product.shop.allowed)
+    assert page.evaluate(connects) is True
+
+
+def test_a_server_that_is_away_when_the_page_opens_is_no_refusal(visit: Visit, product: Product) -> None:
+    """The button is there; the chat behind it connects when the server is back."""
+    visit.homes.append(product.shop.allowed)
+    page = visit.context.new_page()
+    page.route("**/health/live", lambda route: route.abort())
+    page.route("**/tokens.css", lambda route: route.abort())
+    page.goto(product.shop.allowed)
+    page.get_by_role("button", name="Open chat").click()
+    expect(page.locator(".rj-badge b")).to_have_text("v000001")
 
 
 def test_hostile_texts_stay_text_in_the_widget(visit: Visit, product: Product) -> None:

@@ -61,6 +61,8 @@ def test_an_operator_takes_over_speaks_and_hands_back(both: tuple[Page, Page]) -
     field.fill("Yes: I am looking into it.")
     field.press("Control+Enter")
     expect(chat.get_by_text("Yes: I am looking into it.")).to_be_visible()
+    expect(chat.get_by_text("You are now talking with local, a person.")).to_be_visible()
+    expect(chat.locator(".rj-operator").get_by_text("local · Customer service")).to_be_visible()
     assert replies(chat).count() == 1
     desk.get_by_role("button", name="Hand back to the bot").click()
     expect(chat.get_by_text("local has left.")).to_be_visible()

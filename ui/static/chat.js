@@ -153,7 +153,7 @@ export class Chat {
 
   #set(change) {
     this.#settings = { ...this.#settings, ...change };
-    this.shell.setSettings(this.#settings.reply, this.#settings.learn);
+    this.#onSettings(this.#settings);
     this.connection.send({ type: "settings", ...change });
   }
 
@@ -192,6 +192,7 @@ export class Chat {
       feedback: () => this.#showVote(frame.message_id, frame),
       settings: () => this.#onSettings(frame),
       status: () => this.#onStatus(frame),
+      outcome: () => this.#onOutcome(frame),
       version: () => this.shell.setVersion(frame.version),
       error: () => this.#onError(frame),
     };
@@ -265,17 +266,26 @@ export class Chat {
 
   #onSettings({ reply, learn }) {
     this.#settings = { reply, learn };
+    this.thread.learns = learn;
     this.shell.setSettings(reply, learn);
   }
 
-  #onStatus({ status, position }) {
-    const text = status === "bot" ? "" : this.say(position && status === "waiting" ? "status.waiting.position" : `status.${status}`, { position });
+  #onStatus({ status, position, operator }) {
+    const detail = { waiting: position && ".position", person: operator && ".named" }[status] || "";
+    const text = status === "bot" ? "" : this.say(`status.${status}${detail}`, { position, operator });
     this.#status = { kind: status === "bot" ? "" : status, text };
     this.#end = { ...this.#end, ended: status === "resolved" };
     this.shell.setPersonCalled(["waiting", "person"].includes(status));
     this.#showSolved();
     if (this.connection.online) this.shell.setBanner(this.#status.kind, text);
     if (status !== "bot") this.#setTyping(false);
+  }
+
+  /** Said in another tab; what this one has said and not heard back of stays. */
+  #onOutcome({ solved = null, csat = null }) {
+    const waiting = new Set(this.#outbox.all().map(({ type }) => type));
+    this.#end = { ...this.#end, ...(waiting.has("outcome") ? {} : { solved }), ...(waiting.has("csat") ? {} : { csat }) };
+    this.#showSolved();
   }
 
   #onError(error) {

@@ -19,6 +19,7 @@ export class Thread {
     this.say = say;
     this.actions = actions;
     this.chips = { up: [], down: [] };
+    this.learns = true;
     this.list = el("div", { class: "rj-list" });
     this.dots = this.#typingDots();
     this.tail = el("div", { class: "rj-tail" });
@@ -232,15 +233,15 @@ export class Thread {
     node.removeAttribute("aria-busy");
     node.dataset.messageId = message.id;
     node.querySelector(".rj-text").replaceChildren(renderMarkdown(message.text));
-    const onVote = (vote) => this.actions.vote(message.id, vote);
-    const votes = canVote(message) ? new VoteBar(this.say, this.chips, onVote, Boolean(message.ask_rating), () => this.actions.formMoved()) : null;
+    const on = { vote: (vote) => this.actions.vote(message.id, vote), form: () => this.actions.formMoved(), learns: () => this.learns };
+    const votes = canVote(message) ? new VoteBar(this.say, this.chips, on, Boolean(message.ask_rating)) : null;
     node.querySelector(".rj-meta").replaceChildren(...this.#metaParts(message, votes));
     if (votes) node.append(votes.form);
     return { votes };
   }
 
   #metaParts(message, votes) {
-    const said = message.role === "operator" ? [el("span", { class: "rj-who" }, icon("person"), this.say("operator"))] : [];
+    const said = message.role === "operator" ? [el("span", { class: "rj-who" }, icon("person"), [message.author, this.say("operator")].filter(Boolean).join(" · "))] : [];
     const stopped = message.stop_reason === "cancelled" ? [el("span", { class: "rj-stopped" }, this.say("stopped"))] : [];
     const sources = (message.sources || []).map((source) => this.#sourceChip(source));
     const made = message.version ? [this.#versionPill(message.version)] : [];

@@ -11,13 +11,12 @@ const MAX_COMMENT_CHARS = 1000;
 export class VoteBar {
   #vote = NO_VOTE;
 
-  /** `chips`: {up: [..], down: [..]}; `onVote({thumb, reasons, comment})` sends it; `asks`: ask for a vote until there is one;
-   * `onForm()`: the form was opened or closed. */
-  constructor(say, chips, onVote, asks = false, onForm = () => {}) {
-    this.onForm = onForm;
+  /** `chips`: {up: [..], down: [..]}; `on`: {vote({thumb, reasons, comment}) sends it; form(): the form was opened or closed;
+   * learns(): whether votes here teach}; `asks`: ask for a vote until there is one. */
+  constructor(say, chips, on, asks = false) {
     this.say = say;
     this.chips = chips;
-    this.onVote = onVote;
+    this.on = on;
     this.asks = asks;
     this.up = this.#thumbButton(1, "up", "vote.up");
     this.down = this.#thumbButton(-1, "down", "vote.down");
@@ -71,7 +70,7 @@ export class VoteBar {
 
   #cast(vote) {
     this.show(vote);
-    this.onVote(vote);
+    this.on.vote(vote);
   }
 
   #openForm() {
@@ -95,7 +94,7 @@ export class VoteBar {
     });
     form.querySelector("button.rj-button:not(.rj-primary)").addEventListener("click", () => this.#closeForm(true));
     this.form.replaceChildren(form);
-    this.onForm();
+    this.on.form();
     this.edit.hidden = true;
     form.querySelector("button").focus({ preventScroll: true });
     form.scrollIntoView({ block: "nearest" });
@@ -121,14 +120,14 @@ export class VoteBar {
 
   #thank() {
     this.edit.hidden = false;
-    this.form.replaceChildren(el("p", { class: "rj-thanks", role: "status" }, this.say("vote.thanks")));
-    this.onForm();
+    this.form.replaceChildren(el("p", { class: "rj-thanks", role: "status" }, this.say(this.on.learns() ? "vote.thanks" : "vote.thanks.only")));
+    this.on.form();
     this.edit.focus({ preventScroll: true });
   }
 
   #closeForm(refocus = false) {
     this.form.replaceChildren();
-    this.onForm();
+    this.on.form();
     this.edit.hidden = this.#vote.thumb === 0;
     if (refocus) (this.#vote.thumb > 0 ? this.up : this.down).focus({ preventScroll: true });
   }

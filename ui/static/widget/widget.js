@@ -2,7 +2,7 @@
 //
 // This small part draws a button; the chat itself (its modules and styles) is loaded when the button is first pressed.
 // The server puts `window.rejoinderConfig` before it: who speaks, and all texts (ui/chat.py). The page it is on must be
-// one of the server's `allowed_origins`, or its socket is refused.
+// one of the server's `allowed_origins`: elsewhere nothing is drawn, and the console says why.
 
 (() => {
   const server = new URL("./", document.currentScript.src);
@@ -50,6 +50,18 @@
   panel.append(container);
   root.append(...styles, panel, button);
   show(false);
-  if (document.body) document.body.append(host);
-  else addEventListener("DOMContentLoaded", () => document.body.append(host));
+
+  /** Pages of other sites can read what is public to all, but not this. A server that is away allows: the chat says it is offline. */
+  async function isAllowed() {
+    const canRead = (path) => fetch(new URL(path, server), { cache: "no-store" }).then(() => true, () => false);
+    return (await canRead("health/live")) || !(await canRead("static/rejoinder/tokens.css"));
+  }
+
+  async function draw() {
+    if (await isAllowed()) document.body.append(host);
+    else console.error(`The chat is not shown here: ${location.origin} is not one of the allowed_origins of ${server.origin}.`);
+  }
+
+  if (document.body) draw();
+  else addEventListener("DOMContentLoaded", draw);
 })();
