@@ -355,7 +355,7 @@ def _linear(weight_O_I: Tensor, dtype: torch.dtype) -> Linear:
 
     def apply(x_N_I: Tensor) -> Tensor:
         # For one row alone oneDNN adds up long sums in another order: it gets company, which costs nothing.
-        rows = x_N_I.repeat(2, 1) if len(x_N_I) == 1 else x_N_I
+        rows = torch.cat((x_N_I, x_N_I)) if len(x_N_I) == 1 else x_N_I
         out: Tensor = product(rows, packed, None, "none", [], "")
         return out[: len(x_N_I)]
 
