@@ -304,9 +304,8 @@ class Session:
             situation.conversation.id,
             self._settings.engine.reply_deadline_s,
         )
-        request = TextRequest(
-            prompt, sources, seed, policy.max_reply_tokens, policy.text_temperature, chat=chat, deadline_s=deadline_s
-        )
+        length, temperature = policy.max_reply_tokens, policy.text_temperature
+        request = TextRequest(prompt, sources, seed, length, temperature, chat, policy.stop, deadline_s)
         written, generated, index = "", None, 0
         try:
             async with aclosing(lease.write(request)) as pieces:

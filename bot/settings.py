@@ -34,6 +34,8 @@ class PolicySettings:
     """Questions are read with slips of the finger mended and without sentences that are about nothing here."""
     text_temperature: float = 0.7
     max_reply_tokens: int = 80
+    stop: tuple[str, ...] = ()
+    """Strings at which a generated reply ends; they are not shown."""
     threads: int = 0
     """Torch threads of the server; 0 leaves torch's choice."""
 

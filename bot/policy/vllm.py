@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from bot.conversation import Generated
 from bot.errors import AdapterError, ModelError, NotFound
+from bot.policy.endings import num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextDelta, TextRequest
 from bot.policy.vllm_adapters import Remote, RemoteAdapters, probe
@@ -105,6 +106,8 @@ class VllmPolicy:
             async with aclosing(sampled) as pieces:
                 async for piece in pieces:
                     yield TextDelta(reply.add(piece))
+                    if reply.stop_reason:
+                        break
         except ServerGone as error:
             self._lose(error)
             raise
@@ -232,20 +235,22 @@ class VllmPolicy:
 
 
 class _Reply:
-    """One reply while it is written."""
+    """One reply while it is written; it ends where our own engine would end it."""
 
     def __init__(self, vocabulary: Vocabulary, request: TextRequest) -> None:
         known = amounts(" ".join(request.sources))
         self.words = Words(vocabulary.prompt_ids(request.prompt), request.temperature, tuple(sorted(known)))
+        self.stop_reason = ""
         self._request = request
+        self._vocabulary = vocabulary
         self._allowed = AllowedNext(vocabulary, known)
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
-        self._stop_reason = ""
+        self._text = ""
+        self._num_shown = 0
 
     def add(self, piece: Piece) -> str:
         """The text that a piece adds. Raises ModelError for words that the mask forbids: nobody may see them."""
-        before = self._allowed.text
         if len(piece.token_ids) != len(piece.logprobs):
             raise ModelError(f"vLLM: expected a log-probability for each token, got {piece}")
         for token_id, logprob in zip(piece.token_ids, piece.logprobs, strict=True):
@@ -255,9 +260,18 @@ class _Reply:
                 )
             self._token_ids.append(token_id)
             self._logprobs.append(logprob)
-        self._allowed.after(self._token_ids)
-        self._stop_reason = piece.stop_reason
-        return self._allowed.text[len(before) :]
+            self._text, self.stop_reason = read_on(self._vocabulary, self._text, self._token_ids, self._request)
+            if self.stop_reason:
+                break
+        self.stop_reason = self.stop_reason or piece.stop_reason
+        return self._news()
+
+    def _news(self) -> str:
+        """What can be shown now and was not; not what may be the beginning of a stop string."""
+        held_back = 0 if self.stop_reason else num_held_back(self._text, self._request.stop)
+        start, end = self._num_shown, len(self._text) - held_back
+        self._num_shown = max(start, end)
+        return self._text[start:end]
 
     @property
     def generated(self) -> Generated:
@@ -268,8 +282,8 @@ class _Reply:
             logprobs=tuple(self._logprobs),
             temperature=self.words.temperature,
             sources=self._request.sources,
-            text=self._allowed.text.strip(),
-            stop_reason=self._stop_reason,
+            text=self._text.strip(),
+            stop_reason=self.stop_reason,
         )
 
 

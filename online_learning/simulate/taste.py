@@ -76,7 +76,7 @@ def _reply(settings: Settings, domain: Domain, causal: CausalPart, question: Que
     state = State("taste", (Turn("user", question.text),))
     policy = settings.policy
     prompt = render.reply_prompt(state, domain.persona, sources)
-    request = TextRequest(prompt, sources, seed, policy.max_reply_tokens, policy.text_temperature)
+    request = TextRequest(prompt, sources, seed, policy.max_reply_tokens, policy.text_temperature, stop=policy.stop)
     pieces = list(causal.write(request, adapter))
     assert pieces[-1].generated is not None
     return pieces[-1].generated.text

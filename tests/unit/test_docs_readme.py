@@ -27,6 +27,7 @@ SHOWN = {
     "model_cache": "~/.cache/rejoinder/models",
     "seed": "none",
     "allowed_origins": "none",
+    "policy.stop": "none",
     "model": "none",
     "causal_model": "none",
     "engine.vllm_key": "none",

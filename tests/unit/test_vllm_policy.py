@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ class Rig:
             return await written(lease)
 
 
-async def written(lease: Lease) -> Generated:
-    async with aclosing(lease.write(WRITE)) as pieces:
+async def written(lease: Lease, asked: TextRequest = WRITE) -> Generated:
+    async with aclosing(lease.write(asked)) as pieces:
         deltas = [delta async for delta in pieces]
     assert deltas[-1].generated is not None
     assert "".join(delta.text for delta in deltas).strip() == deltas[-1].generated.text
@@ -155,6 +156,23 @@ async def test_words_that_the_sources_do_not_allow_are_never_shown(rig: Rig) -> 
 
     assert "7" not in told.getvalue()
     assert whole.text == "soon by post"
+
+
+async def test_a_reply_ends_where_our_own_engine_would_end_it(rig: Rig) -> None:
+    """At a stop string, of which nothing is shown, and when it runs in circles; the control says all."""
+    await rig.policy.step()
+    said, end = rig.fake.reply[:-1], rig.fake.reply[-1]
+    async with rig.policy.lease() as lease:
+        whole = await written(lease)
+        stopped = await written(lease, replace(WRITE, stop=("by p",)))
+        rig.fake.reply[:] = [*(said * 8), end]
+        circling = await written(lease, replace(WRITE, max_tokens=100))
+
+    assert (whole.text, whole.stop_reason) == ("soon by post", "stop")
+    assert (stopped.text, stopped.stop_reason) == ("soon", "stop")
+    assert len(stopped.token_ids) == len(stopped.logprobs) < len(whole.token_ids)
+    assert circling.stop_reason == "repetition"
+    assert len(circling.token_ids) == 3 * len(said)
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
