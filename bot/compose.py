@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from bot.identity import Identity, IdSource, holdout_key, home_secret, operator_
 from bot.knowledge.index import KnowledgeIndex
 from bot.knowledge.library import Library, with_live_articles
 from bot.knowledge.retrieval import Retriever
+from bot.metrics import EngineCounts
 from bot.policy.adapters import AdapterStore
 from bot.policy.asking import NUM_RECENT, Asker
 from bot.policy.download import find, find_or_fetch
@@ -62,8 +63,8 @@ class Backend:
     embedder: Embedder
     words: Sequence[str] | None
     """Those that the embedder knows; None: questions are taken as they are typed."""
-    counts: Callable[[], Mapping[str, float]] = dict
-    """What it counts by itself (`bot.metrics.ENGINE_COUNTS`)."""
+    counts: Callable[[], EngineCounts] = dict
+    """What it counts by itself (`bot.metrics`)."""
 
 
 def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:

@@ -225,6 +225,8 @@ class Room:
         self.num_holders = 0
         self._partial: PartialOut | None = None
         self._waiting: deque[Message] = deque()
+        self._hasty: set[str] = set()
+        """Those of `_waiting`, by id, that give way to other rooms' messages."""
         self._current: Message | None = None
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -326,8 +328,9 @@ class Room:
         self._start_next()
 
     # --- messages in --------------------------------------------------------------------------------------------------
-    async def accept(self, message: Message) -> Message:
-        """Store a user message, tell it, and let it wait its turn. A resent one is given back as stored.
+    async def accept(self, message: Message, *, hasty: bool = False) -> Message:
+        """Store a user message, tell it, and let it wait its turn, behind others' where its person is hasty
+        (`bot.limits`). A resent one is given back as stored.
 
         Raises Busy, Unavailable (draining), StoreError, ConflictError.
         """
@@ -338,7 +341,7 @@ class Room:
             if is_new:
                 self._hub.metrics.messages.inc()
             if is_new or await self._lacks_reply(stored):
-                self._enqueue(stored)
+                self._enqueue(stored, hasty=hasty)
             return stored
 
     def _check_capacity(self) -> None:
@@ -350,16 +353,18 @@ class Room:
         if not self.is_replying and self._hub.num_replies[self.conversation.person_id] >= MAX_REPLIES_PER_PERSON:
             wait_s = max(BUSY_S, self._hub.turns.wait_s)
             raise Busy(f"expected at most {MAX_REPLIES_PER_PERSON} replies at once, got another", wait_s)
-        self._hub.turns.check()
+        self._hub.turns.check(self._address)
 
     async def _lacks_reply(self, stored: Message) -> bool:
         later = await asyncio.to_thread(self._hub.store.messages, self.conversation.id, stored.seq)
         return all(message.role in ("user", "system") for message in later)
 
-    def _enqueue(self, message: Message) -> None:
+    def _enqueue(self, message: Message, *, hasty: bool = False) -> None:
         known = [waiting.id for waiting in self._waiting] + [self._current.id if self._current else ""]
         if message.id not in known:
             self._waiting.append(message)
+            if hasty:
+                self._hasty.add(message.id)
             self._start_next()
 
     async def handover(self, signal: Signal) -> Signal:
@@ -373,7 +378,7 @@ class Room:
                 await self.refresh()
             return stored
 
-    async def retry(self, signal: Signal, reply: Message) -> Signal:
+    async def retry(self, signal: Signal, reply: Message, *, hasty: bool = False) -> Signal:
         """Store the wish for another answer; while `reply` is the newest, its question waits for one.
 
         Sent twice, or after something else was said, it is only stored. Raises Busy, Unavailable, StoreError.
@@ -384,7 +389,7 @@ class Room:
                 lambda: (self._hub.store.add_signal(signal), self._hub.store.messages(self.conversation.id))
             )
             if messages[-1].id == reply.id and self.conversation.status == "bot":
-                self._enqueue(next(message for message in reversed(messages) if message.role == "user"))
+                self._enqueue(next(message for message in reversed(messages) if message.role == "user"), hasty=hasty)
             return stored
 
     async def change(self, reply: str | None, learn: bool | None) -> None:
@@ -406,13 +411,15 @@ class Room:
 
     async def _reply_to(self, message: Message) -> None:
         end, asked = "cancelled", self._hub.clock()
+        hasty = message.id in self._hasty
+        self._hasty.discard(message.id)
         try:
-            async with self._hub.turns.turn(self._address, self.conversation.person_id):
+            async with self._hub.turns.turn(self._address, self.conversation.person_id, hasty=hasty) as begun:
                 self._hub.metrics.queue_s.observe(self._hub.clock() - asked)
                 await self.refresh()
                 if self.conversation.status != "person":
                     with self._hub.span("reply", queue_s=self._hub.clock() - asked):
-                        await self._stream(message)
+                        await self._stream(message, begun)
             end = "done"
         except TurnTaken:
             # A person took over while the reply was made; theirs is the word now, and nobody needs to hear of it.
@@ -429,21 +436,25 @@ class Room:
             self._hub.metrics.replies.labels(end).inc()
             await self._end_reply()
 
-    async def _stream(self, message: Message) -> None:
+    async def _stream(self, message: Message, begun: Callable[[], None]) -> None:
         metrics, clock = self._hub.metrics, self._hub.clock
-        started, told = clock(), 0.0
+        started, first_s, told = clock(), 0.0, 0.0
         stream = self._hub.replier.reply(self.conversation, message)
         try:
             async for item in stream:
-                if told:
+                if not told:
+                    begun()
+                    first_s = clock() - started
+                    metrics.first_text_s.observe(first_s)
+                elif isinstance(item, Delta):
                     metrics.piece_s.observe(clock() - told)
-                else:
-                    metrics.first_text_s.observe(clock() - started)
                 told = clock()
                 if isinstance(item, Delta):
                     self._tell_delta(item)
                 else:
                     metrics.version_replies.labels(item.version or "none").inc()
+                    if item.stop_reason:  # It was generated, and shown as such.
+                        metrics.first_token_s.observe(first_s)
                     await self.publish()
         finally:
             if isinstance(stream, AsyncGenerator):

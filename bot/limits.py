@@ -2,7 +2,10 @@
 
 - `TokenBuckets`: how often. Fails closed: when it cannot keep count, it refuses.
 - `Places`: how many at the same time.
-- `Turns`: replies in the making are so many at most; who must wait is served in turn, address by address.
+- `Turns`: replies in the making are so many at most; who must wait is served in turn, address by address, and those of
+  the hasty are begun in the gaps.
+
+Who has used up half of a bucket is *hasty*: nobody is refused for it, and what they ask gives way to what others ask.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ class _Bucket:
 
 
 class TokenBuckets:
-    """One bucket per key: `per_min` tokens a minute, at most `burst` at once (default: a minute's worth).
+    """One bucket per key: `per_min` tokens a minute, at most `burst` at once (a minute's worth by default and at most, a
+    second's at least).
 
     A full bucket is the same as none, so full ones are dropped to make room. `clock` is monotonic seconds.
     Used from the event loop only.
@@ -40,19 +44,21 @@ class TokenBuckets:
     ) -> None:
         self._what = what
         self._per_s = per_min / 60
-        self._burst = max(1.0, per_min if burst is None else burst)
+        self._burst = max(1.0, per_min if burst is None else min(per_min, max(burst, self._per_s)))
         self._per_min = per_min
         self._clock = clock
         self._max_keys = max_keys
         self._buckets: dict[str, _Bucket] = {}
 
-    def take(self, key: str) -> None:
-        """Use one token. Raises TooMuch with `retry_after_s` when there is none, or no room to count."""
+    def take(self, key: str) -> bool:
+        """Use one token; whether this key is hasty. Raises TooMuch with `retry_after_s` when there is none, or no room
+        to count."""
         bucket = self._bucket(key)
         if bucket.tokens < 1:
             wait_s = (1 - bucket.tokens) / self._per_s if self._per_s else 60.0
             raise TooMuch(f"{self._what}: expected at most {self._per_min:g} a minute, got more", wait_s)
         bucket.tokens -= 1
+        return bucket.tokens < HASTY_SHARE * self._burst
 
     def _bucket(self, key: str) -> _Bucket:
         now = self._clock()
@@ -99,23 +105,76 @@ RETRY_S = 10.0
 """When to try again for a place: nobody knows when one gets free."""
 SMOOTHING = 0.1
 """Weight of the newest turn in the mean length of turns."""
+HASTY_SHARE = 0.5
+"""Of a bucket: with less left, its owner is hasty."""
+LONGEST_GAP_S = 1.0
+"""One reply of the hasty begins at least so often, however much others ask."""
+
+
+class _Lanes:
+    """Those who wait: address by address, within an address person by person, and a person's own in order."""
+
+    def __init__(self) -> None:
+        self._addresses: OrderedDict[str, OrderedDict[str, deque[asyncio.Future[None]]]] = OrderedDict()
+
+    def push(self, address: str, person: str, future: asyncio.Future[None]) -> None:
+        """To the end of the person's own."""
+        self._addresses.setdefault(address, OrderedDict()).setdefault(person, deque()).append(future)
+
+    def pop(self) -> asyncio.Future[None] | None:
+        """The next that still waits; its address and its person go to the end of theirs."""
+        while self._addresses:
+            address, people = self._addresses.popitem(last=False)
+            person, waiting = people.popitem(last=False)
+            future = waiting.popleft()
+            if waiting:
+                people[person] = waiting
+            if people:
+                self._addresses[address] = people
+            if not future.cancelled():
+                return future
+        return None
+
+    def dismiss(self) -> None:
+        """Cancel everybody."""
+        for people in self._addresses.values():
+            for waiting in people.values():
+                for future in waiting:
+                    future.cancel()
+
+    def __bool__(self) -> bool:
+        return bool(self._addresses)
 
 
 class Turns:
-    """At most `max_running` turns at the same time, and `max_waiting` that wait for one.
+    """At most `max_running` turns at the same time, and `max_waiting` that wait for one, of one address half as many.
 
     Those who wait are served address by address, within an address person by person, and a person's own in order: who
-    asks a thousand things delays whoever comes from elsewhere by one turn. `clock` is monotonic seconds.
+    asks a thousand things delays whoever comes from elsewhere by one turn. The hasty wait for a gap: one of them begins
+    when nobody waits and nothing is beginning, or when none of them has begun for `longest_gap_s`. `clock` is monotonic
+    seconds.
     """
 
-    def __init__(self, max_running: int, max_waiting: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        max_running: int,
+        max_waiting: int,
+        clock: Callable[[], float],
+        longest_gap_s: float = LONGEST_GAP_S,
+    ) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._clock = clock
-        self._lanes: OrderedDict[str, OrderedDict[str, deque[asyncio.Future[None]]]] = OrderedDict()
+        self._longest_gap_s = longest_gap_s
+        self._calm = _Lanes()
+        self._hasty = _Lanes()
+        self._overdue: asyncio.TimerHandle | None = None
         self._mean_s: float | None = None
+        self._waiting_by_address: Counter[str] = Counter()
         self.num_running = 0
         self.num_waiting = 0
+        self.num_beginning = 0
+        """Turns of which nothing was heard yet."""
 
     @property
     def wait_s(self) -> float:
@@ -124,34 +183,39 @@ class Turns:
             return 0.0
         return (self.num_waiting + 1) * (self._mean_s or 1.0) / self._max_running
 
-    def check(self) -> None:
+    def check(self, address: str = "") -> None:
         """Raises Busy, with an estimate of the wait, when as many wait as may."""
         if self.num_waiting >= self._max_waiting:
             raise Busy(f"expected at most {self._max_waiting} messages waiting for a reply, got another", self.wait_s)
+        most = max(1, self._max_waiting // 2)
+        if self._waiting_by_address[address] >= most:
+            what = f"expected at most {most} messages of your network waiting for a reply, got another"
+            raise Busy(what, self.wait_s)
 
     @asynccontextmanager
-    async def turn(self, address: str, person: str) -> AsyncIterator[None]:
-        """Wait for one's turn and hold it for the length of the block."""
-        await self._wait(address, person)
-        started = self._clock()
+    async def turn(self, address: str, person: str, *, hasty: bool = False) -> AsyncIterator[Callable[[], None]]:
+        """Wait for one's turn and hold it for the length of the block, which calls what it is given when the costly
+        beginning is over."""
+        await self._wait(address, person, hasty=hasty)
+        started, turn = self._clock(), _Turn(self._begun)
         try:
-            yield
+            yield turn.begun
         finally:
+            turn.begun()
             took_s = self._clock() - started
             self._mean_s = took_s if self._mean_s is None else self._mean_s + SMOOTHING * (took_s - self._mean_s)
             self._end()
 
     def dismiss(self) -> None:
         """Everybody who waits is cancelled; who has a turn keeps it."""
-        for people in self._lanes.values():
-            for waiting in people.values():
-                for future in waiting:
-                    future.cancel()
+        self._calm.dismiss()
+        self._hasty.dismiss()
 
-    async def _wait(self, address: str, person: str) -> None:
+    async def _wait(self, address: str, person: str, *, hasty: bool) -> None:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lanes.setdefault(address, OrderedDict()).setdefault(person, deque()).append(mine)
+        (self._hasty if hasty else self._calm).push(address, person, mine)
         self.num_waiting += 1
+        self._waiting_by_address[address] += 1
         self._admit()
         try:
             await mine
@@ -159,29 +223,61 @@ class Turns:
             if mine.cancelled():
                 self.num_waiting -= 1  # What is left of it in its lane is passed over.
             else:  # It was let in at this very moment.
+                self._begun()
                 self._end()
             raise
+        finally:
+            self._waiting_by_address[address] -= 1
+            if not self._waiting_by_address[address]:
+                del self._waiting_by_address[address]
+
+    def _begun(self) -> None:
+        self.num_beginning -= 1
+        self._admit()
 
     def _end(self) -> None:
         self.num_running -= 1
         self._admit()
 
     def _admit(self) -> None:
-        while self.num_running < self._max_running and (future := self._next()) is not None:
-            self.num_waiting -= 1
-            self.num_running += 1
-            future.set_result(None)
+        while self.num_running < self._max_running and self._admit_one(self._calm):
+            pass
+        if self.num_running < self._max_running and not self.num_beginning:
+            self._admit_hasty()
+        if self._hasty and self._overdue is None:
+            self._overdue = asyncio.get_running_loop().call_later(self._longest_gap_s, self._admit_overdue)
 
-    def _next(self) -> asyncio.Future[None] | None:
-        """The next that still waits; its lane and its person go to the end of theirs."""
-        while self._lanes:
-            address, people = self._lanes.popitem(last=False)
-            person, waiting = people.popitem(last=False)
-            future = waiting.popleft()
-            if waiting:
-                people[person] = waiting
-            if people:
-                self._lanes[address] = people
-            if not future.cancelled():
-                return future
-        return None
+    def _admit_one(self, lanes: _Lanes) -> bool:
+        future = lanes.pop()
+        if future is None:
+            return False
+        self.num_waiting -= 1
+        self.num_running += 1
+        self.num_beginning += 1
+        future.set_result(None)
+        return True
+
+    def _admit_hasty(self) -> None:
+        if self._admit_one(self._hasty) and self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _admit_overdue(self) -> None:
+        """Even where all places are taken: that is one more in a second."""
+        self._overdue = None
+        self._admit_hasty()
+        self._admit()
+
+
+class _Turn:
+    """Says once that it has begun."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._has_begun = False
+
+    def begun(self) -> None:
+        """What it costs from here on is shared out elsewhere: words are written in turns of their own."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._tell()

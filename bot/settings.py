@@ -137,11 +137,15 @@ class LimitSettings:
     max_text_chars: int = 4000
     max_frame_bytes: int = 65536
     messages_per_min: float = 20.0
+    messages_at_once: float = 6.0
+    """Of one person, before the rate counts."""
     feedback_per_min: float = 60.0
     conversations_per_min: float = 60.0
     """Started from one network address, since a new person has no other name; a household never meets it."""
     address_messages_per_min: float = 600.0
     """From one network address, whoever sends them."""
+    address_messages_at_once: float = 120.0
+    """From one network address, before the rate counts."""
     max_sockets: int = 4000
     address_sockets: int = 1000
     """Open websockets from one network address."""
@@ -278,9 +282,11 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "limits.max_text_chars": (1, 1e6),
     "limits.max_frame_bytes": (1024, 1e8),
     "limits.messages_per_min": (0.0, 1e9),
+    "limits.messages_at_once": (1.0, 1e9),
     "limits.feedback_per_min": (0.0, 1e9),
     "limits.conversations_per_min": (0.0, 1e9),
     "limits.address_messages_per_min": (0.0, 1e9),
+    "limits.address_messages_at_once": (1.0, 1e9),
     "limits.max_sockets": (1, 1e6),
     "limits.address_sockets": (1, 1e6),
     "limits.max_replies": (1, 1e6),

@@ -104,6 +104,8 @@ class ScriptedReplier:
         self.num_replies = 0
         self.asks = False
         """Whether replies ask for a rating."""
+        self.stop_reason = "stop"
+        """Of replies; empty: they pass for approved ones."""
 
     async def reply(self, conversation: Conversation, message: Message) -> AsyncIterator[Delta | Message]:
         self.num_replies += 1
@@ -158,7 +160,7 @@ class ScriptedReplier:
             except (asyncio.CancelledError, GeneratorExit):
                 await asyncio.shield(asyncio.to_thread(self._store.add_reply, reply_of(written, "cancelled"), decision))
                 raise
-            yield await asyncio.to_thread(self._store.add_reply, reply_of(written, "stop"), decision)
+            yield await asyncio.to_thread(self._store.add_reply, reply_of(written, self.stop_reason), decision)
 
     def greeting(self) -> str:
         return "Hello, how can I help?"
@@ -222,8 +224,8 @@ def open_rig(
 ) -> Iterator[Rig]:
     """A rig whose home is `home`; `limits` are fields of LimitSettings."""
     clock, ticks, ids = Clock(), Clock(), IdSource()
-    # Ticks stand still, so a minute's worth of new conversations would be all there is.
-    limits = {"conversations_per_min": 1e6} | limits
+    # Ticks stand still, so what may come at once is all there is.
+    limits = {"conversations_per_min": 1e6, "messages_at_once": 20.0, "address_messages_at_once": 600.0} | limits
     policy = ScriptedPolicy(tokens=tokens or ("In", " five", " days."))
     with store or Store(home / "rejoinder.db") as opened:
         domain = with_live_articles(make_domain())

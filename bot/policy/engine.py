@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ from bot.policy.causal import CausalPart
 from bot.policy.manifest import CanaryProbe
 from bot.policy.model import ActRow, PolicyModel, draw
 from bot.policy.scheduler import MicroBatcher
+from bot.policy.tally import SECONDS, Tally
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest, WriterStats
 from bot.policy.voice import Voice, WriterOptions, compare
 from bot.policy.weights import VersionFiles, read_version
@@ -71,6 +73,8 @@ class Engine:
         self._refs: Counter[str] = Counter()
         self._champion = BASE_VERSION
         self._refused: dict[str, float] = {}
+        self._num_swaps = self._num_refused = 0
+        self._swap_s = Tally(SECONDS)
         self._loading = asyncio.Lock()
         self._causal_loading = asyncio.Lock()
         self._closed = False
@@ -162,12 +166,17 @@ class Engine:
             return adapter or BASE
         return await asyncio.get_running_loop().run_in_executor(self._causal_thread, voice.hang_in, version, files)
 
-    def counts(self) -> dict[str, float]:
-        """Since the start, for metrics; any thread may ask."""
-        encoder = self._model.encoder
-        return {
+    def counts(self) -> dict[str, float | Tally]:
+        """Since the start, for metrics (`bot.metrics`); any thread may ask."""
+        encoder, voice = self._model.encoder, self._voice
+        return (voice.counts() if voice is not None else {}) | {
             "batches": self._choices.num_batches,
             "batched_choices": self._choices.num_items,
+            "batch_choices": self._choices.sizes,
+            "swaps": self._num_swaps,
+            "swaps_refused": self._num_refused,
+            "swap_seconds": self._swap_s,
+            "versions_loaded": len(self._loaded),
             "encoder_texts_asked": encoder.num_texts_asked,
             "encoder_texts_read": encoder.num_texts_read,
             "encoder_tokens_read": encoder.num_tokens_read,
@@ -251,12 +260,17 @@ class Engine:
 
     async def _adopt(self, version: str) -> bool:
         """Load, probe and flip; on any fault the champion stays."""
+        started = time.perf_counter()
         try:
             if version != BASE_VERSION:
                 await self._load(version)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a version, the champion goes on serving
             log.warning("refused %s: %s; still serving %s", version, error, self._champion)
+            self._num_refused += 1
             return False
+        if version != self._champion:
+            self._num_swaps += 1
+            self._swap_s.add(time.perf_counter() - started)
         self._champion = version
         log.info("serving %s", version)
         await self._free_unused()

@@ -16,6 +16,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from bot.policy.tally import SIZES, Tally
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -33,6 +35,7 @@ class MicroBatcher(Generic[In, Out]):
         self._runner: asyncio.Task[None] | None = None
         self.num_batches = 0
         self.num_items = 0
+        self.sizes = Tally(SIZES)
 
     async def submit(self, item: In) -> Out:
         """Wait for this item's result. Raises whatever `work` raised for its batch."""
@@ -60,8 +63,10 @@ class MicroBatcher(Generic[In, Out]):
             item, future = self._waiting.popleft()
             if not future.cancelled():
                 batch.append((item, future))
-        self.num_batches += bool(batch)
-        self.num_items += len(batch)
+        if batch:
+            self.num_batches += 1
+            self.num_items += len(batch)
+            self.sizes.add(len(batch))
         return batch
 
 

@@ -23,6 +23,7 @@ from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Layers, Piece, is_supported, pick_dtype
 from bot.policy.endings import last_place
 from bot.policy.manifest import TextProbe
+from bot.policy.tally import Tally
 from bot.policy.types import TextDelta, TextRequest, WriterStats
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS
 from bot.policy.weights import VersionFiles
@@ -78,6 +79,26 @@ class Voice:
     def stats(self) -> WriterStats:
         """Counters; zeros where replies are written one by one."""
         return self._writer.stats if self._writer is not None else WriterStats()
+
+    def counts(self) -> dict[str, float | Tally]:
+        """Since the start, for metrics; any thread may ask. Empty where replies are written one by one."""
+        if self._writer is None:
+            return {}
+        stats = self._writer.stats
+        return {
+            "writer_replies": stats.num_replies,
+            "writer_steps": stats.num_steps,
+            "writer_tokens": stats.num_tokens,
+            "writer_step_seconds": stats.step_s,
+            "writer_waiting": stats.num_waiting,
+            "writer_running": stats.num_running,
+            "prefix_tokens_reused": stats.num_prefix_reused,
+            "prefix_tokens_read": stats.num_prefix_read,
+            "prefix_blocks_evicted": stats.num_prefix_evicted,
+            "prefix_blocks": stats.num_prefix_blocks,
+            "writer_batch_replies": self._writer.batches,
+            "writer_queue_seconds": self._writer.queue_s,
+        }
 
     def close(self) -> None:
         """Stop writing."""

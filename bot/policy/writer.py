@@ -31,6 +31,7 @@ from bot.policy.grounding import amounts
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache
 from bot.policy.sampling import draw
 from bot.policy.scheduler import Job, Reading, Scheduler
+from bot.policy.tally import SECONDS, SIZES, Tally
 from bot.policy.types import TextDelta, TextRequest, WriterStats
 from bot.policy.vocabulary import Vocabulary
 
@@ -52,6 +53,8 @@ class _Reply:
     known: frozenset[str]
     uniforms: random.Random
     emit: Callable[[TextDelta | Exception], None]
+    asked_at: float
+    """By the writer's clock, seconds."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -78,6 +81,10 @@ class Writer:
         self._replies: dict[Job, _Reply] = {}
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stats = WriterStats()
+        self.batches = Tally(SIZES)
+        """Replies in a step."""
+        self.queue_s = Tally(SECONDS)
+        """From asking for a reply to its slot."""
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -206,7 +213,7 @@ class Writer:
         job.num_prompt = len(prompt_ids)
         job.deadline_at = None if request.deadline_s is None else self._clock() + request.deadline_s
         begin = 0 if version == BASE else last_place(prompt_ids, invocation)
-        self._replies[job] = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit)
+        self._replies[job] = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit, self._clock())
         self._scheduler.add(job)
 
     def _cancel(self, job: Job) -> None:
@@ -223,6 +230,7 @@ class Writer:
         pieces = [self._next_piece(self._replies[job]) for job in writing]
         pieces += [piece for part in reading for piece in self._prompt_pieces(part)]
         if pieces:
+            self.batches.add(len(self._scheduler.running))
             speaking = [self._replies[job] for job in writing]
             speaking += [self._replies[part.job] for part in reading if part.job.is_writing]
             logits_R_V = self.decoder.run(pieces)
@@ -257,6 +265,7 @@ class Writer:
     def _recall(self, reply: _Reply) -> None:
         """Put what was read of this prompt before into the slot."""
         self._stats = replace(self._stats, num_replies=self._stats.num_replies + 1)
+        self.queue_s.add(self._clock() - reply.asked_at)
         for kept in self._prefixes.find(*self._shared(reply)):
             self.decoder.write(_slot(reply), reply.job.num_read, kept)
             reply.job.num_read += BLOCK_TOKENS

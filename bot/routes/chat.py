@@ -19,7 +19,7 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bot.conversation import Conversation, Message, Signal, SignalKind
-from bot.errors import NotAllowed, RejoinderError
+from bot.errors import NotAllowed, RejoinderError, TooMuch
 from bot.hub import Room, Snapshot
 from bot.listener import TOO_SLOW, Listener
 from bot.routes.access import address_of, is_own_page, service_of
@@ -50,6 +50,8 @@ router = APIRouter()
 
 HELLO_S = 30.0
 """How long a socket may stay without saying hello."""
+PAUSE_S = 0.25
+"""How long a tab is not read after it was told `too_much` or `busy`: a flood waits in its own socket."""
 CLOSE_S = 2.0
 """How long saying goodbye may take."""
 REFUSED = 1008
@@ -139,6 +141,9 @@ class _Tab:
         try:
             frame = parse_client_frame(_text_of(event, self._service.parts.settings.limits))
             await self._handle(frame)
+        except TooMuch as error:
+            self._refuse(error, frame)
+            await asyncio.sleep(PAUSE_S)
         except RejoinderError as error:
             self._refuse(error, frame)
         except Exception:
@@ -239,10 +244,10 @@ class _Tab:
     # --- what a person does -------------------------------------------------------------------------------------------
     async def _message(self, frame: UserMessage, room: Room) -> None:
         text = _checked_text(frame.text, self._service.parts.settings.limits)
-        self._count_message()
+        hasty = self._count_message()
         parts = self._service.parts
         message = Message(parts.ids.message(), room.conversation.id, 0, "user", text, parts.clock(), frame.client_id)
-        stored = await room.accept(message)
+        stored = await room.accept(message, hasty=hasty)
         self._listener.send(AckOut(kind="message", client_id=frame.client_id, message_id=stored.id, seq=stored.seq))
 
     async def _change(self, frame: ChangeSettings, room: Room) -> None:
@@ -254,12 +259,13 @@ class _Tab:
             await self._service.parts.teacher.load_cases()
         self._listener.send(AckOut(kind="settings"))
 
-    def _count_message(self) -> None:
-        self._service.messages.take(self._person_id)
-        self._service.address_messages.take(self._address)
+    def _count_message(self) -> bool:
+        """Whether this person, or their network, is hasty (`bot.limits`). Raises TooMuch."""
+        is_person_hasty = self._service.messages.take(self._person_id)
+        return self._service.address_messages.take(self._address) or is_person_hasty
 
     async def _retry(self, frame: Retry, room: Room) -> None:
-        self._count_message()
+        hasty = self._count_message()
         store = self._service.parts.store
         reply = await asyncio.to_thread(store.message, frame.message_id)
         tracker = await asyncio.to_thread(store.tracker, room.conversation.id) or {}
@@ -269,7 +275,7 @@ class _Tab:
         if reply.conversation_id != room.conversation.id or not can_retry(reply):
             raise BadFrame("message_id: expected an answer in this conversation, got another message")
         signal = replace(self._about(room, frame.key), kind=SignalKind.RETRY, decision_id=reply.decision_id)
-        self._acknowledge(frame, await room.retry(signal, reply))
+        self._acknowledge(frame, await room.retry(signal, reply, hasty=hasty))
 
     async def _signal(self, frame: Outcome | Csat | Handover, room: Room) -> None:
         self._service.feedback.take(self._person_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +14,7 @@ from bot.identity import Identity, IdSource
 from bot.jobs import Jobs
 from bot.knowledge.library import Library
 from bot.limits import Places, TokenBuckets
-from bot.metrics import Metrics
+from bot.metrics import EngineCounts, Metrics
 from bot.policy.types import Policy
 from bot.presence import Presence
 from bot.settings import Settings
@@ -46,8 +46,8 @@ class AppParts:
     """Epoch seconds: what is written into rows and cookies."""
     monotonic: Callable[[], float] = time.monotonic
     """What durations and rate limits are measured with."""
-    engine_counts: Callable[[], Mapping[str, float]] = dict
-    """What the engine counts by itself, under the names of `bot.metrics.ENGINE_COUNTS`."""
+    engine_counts: Callable[[], EngineCounts] = dict
+    """What the engine counts by itself, under the names of `bot.metrics`."""
     span: Span = no_span
     library: Library | None = None
     """The articles, for editing; None where the server was given a domain that stays as it is."""
@@ -104,9 +104,12 @@ class Service:
             parts=parts,
             hub=hub,
             metrics=metrics,
-            messages=TokenBuckets("messages", limits.messages_per_min, parts.monotonic),
+            messages=TokenBuckets("messages", limits.messages_per_min, parts.monotonic, limits.messages_at_once),
             address_messages=TokenBuckets(
-                "messages from your network", limits.address_messages_per_min, parts.monotonic
+                "messages from your network",
+                limits.address_messages_per_min,
+                parts.monotonic,
+                limits.address_messages_at_once,
             ),
             sockets=Places("open chats from your network", limits.address_sockets),
             feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),

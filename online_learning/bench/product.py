@@ -95,3 +95,12 @@ def percentiles(
         f"p{share}": None if value is None else round(float(value), 2)
         for share, value in zip(shares, found, strict=True)
     }
+
+
+def median_percentiles(rounds: Sequence[Sequence[float]]) -> dict[str, float | None]:
+    """Of seconds, in ms: the median over the rounds of each one's `p50` and `p95`. Rounds without any do not count."""
+    each = [percentiles(values, 1000) for values in rounds if values]
+    return {
+        name: round(float(np.median([found[name] or 0.0 for found in each])), 2) if each else None
+        for name in ("p50", "p95")
+    }

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from bot.domain import load_domain
 from bot.settings import Settings
-from online_learning.bench.product import options_of, percentiles, questions_of, supervised, throw_away
+from online_learning.bench.product import median_percentiles, options_of, questions_of, supervised, throw_away
 from online_learning.evaluate import Question
 from online_learning.simulate.client import ChatClient
 from online_learning.statistics import seeded
@@ -126,17 +126,12 @@ def _figures(rounds: Sequence[Round]) -> dict[str, Any]:
     return {
         "replies": sum(len(one.replies_s) for one in rounds),
         "replies_per_s": _median([len(one.replies_s) / one.took_s for one in rounds]),
-        "reply_ms": _median_percentiles([one.replies_s for one in rounds]),
-        "ttft_ms": _median_percentiles([one.first_s for one in rounds]),
+        "reply_ms": median_percentiles([one.replies_s for one in rounds]),
+        "ttft_ms": median_percentiles([one.first_s for one in rounds]),
         "words_per_s": _median([one.words / one.took_s for one in rounds]),
         "cpu_ms_per_reply": _median([1000 * one.cpu_s / max(1, len(one.replies_s)) for one in rounds]),
         "tokens_read_per_turn": _median([one.tokens_read / max(1, len(one.replies_s)) for one in rounds]),
     }
-
-
-def _median_percentiles(rounds: Sequence[Sequence[float]]) -> dict[str, float | None]:
-    each = [percentiles(values, 1000) for values in rounds if values]
-    return {name: _median([found[name] or 0.0 for found in each]) for name in ("p50", "p95")}
 
 
 def _median(values: Sequence[float]) -> float | None:

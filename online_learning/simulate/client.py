@@ -37,9 +37,11 @@ class ChatClient:
         self.version: str = hello["version"]
 
     @classmethod
-    async def open(cls, port: int, reply: str = "approved") -> Self:
-        """Connect and say hello. Raises RejoinderError when the server refuses."""
-        socket = await websockets.connect(f"ws://127.0.0.1:{port}/ws/chat", compression=None, max_size=1 << 20)
+    async def open(cls, port: int, reply: str = "approved", address: str = "") -> Self:
+        """Connect (from one of this machine's addresses, if it is given) and say hello. Raises RejoinderError when the
+        server refuses."""
+        url, local_addr = f"ws://127.0.0.1:{port}/ws/chat", (address, 0) if address else None
+        socket = await websockets.connect(url, compression=None, max_size=1 << 20, local_addr=local_addr)
         await socket.send(json.dumps({"type": "hello", "protocol": 1, "reply": reply}))
         hello = json.loads(await socket.recv())
         if hello["type"] != "hello":

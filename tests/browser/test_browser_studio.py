@@ -63,6 +63,22 @@ def test_no_lever_moves_without_a_reason_and_a_yes(operator_visit: Visit, produc
     assert not is_frozen(product)
 
 
+def test_the_studio_shows_how_replies_are_made_now(operator_visit: Visit, product: Product) -> None:
+    """Times by their median and 95th percentile, batches as bars, the versions that spoke, and what people were told as
+    errors. The control: what was never measured is a dash."""
+    metrics = product.rig.app.state.service.metrics
+    for _ in range(10):
+        metrics.queue_s.observe(0.15)
+    metrics.version_replies.labels("v000007").inc(1234)
+    metrics.errors.labels("busy").inc()
+    serving = studio(operator_visit, "learning").get_by_role("region", name="Serving")
+    expect(serving.get_by_role("row", name="Waited for a place")).to_contain_text("ms")
+    expect(serving.get_by_role("row", name="A new version, until it served")).to_contain_text("––")
+    expect(serving.get_by_role("row", name="v000007")).to_contain_text("1,234")
+    expect(serving).to_contain_text("busy 1")
+    expect(serving).to_contain_text("None yet.")
+
+
 def test_plots_show_what_is_under_the_pointer_and_the_arrow_keys(operator_visit: Visit, product: Product) -> None:
     """One update: its entropy with the update's name; the same number stands in the table below."""
     product.rig.store.commit_update(UpdateRow(1000.0, 0, "checkpoint-000001", "refused", "v000000", METRICS))

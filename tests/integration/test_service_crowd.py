@@ -13,6 +13,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from bot.limits import Turns
 from bot.policy.types import ActRequest
 from tests.service_rig import Live, Tab, live, open_rig
 
@@ -69,6 +70,50 @@ async def test_over_the_bound_messages_are_refused_as_busy_and_kept_nowhere(tmp_
                 await tab.next_reply()
             await ask(tabs[2])
             await tabs[2].next_reply()
+
+
+async def test_the_replies_of_who_asks_in_haste_begin_after_those_of_others(tmp_path: Path) -> None:
+    """Two messages at once are allowed, and Eve's second finds Kim's reply beginning. Bob's, who came after her and asks
+    his first, begins at once; hers when both have theirs. She is not refused. The control is Bob."""
+    with open_rig(tmp_path, tokens=TOKENS, messages_at_once=2.0) as rig:
+        rig.hub.turns = turns = Turns(64, 512, rig.hub.clock, longest_gap_s=1e6)
+        async with live(rig.app) as server, AsyncExitStack() as tabs_open:
+            eve, kim, bob = [await opened(tabs_open, server) for _ in range(3)]
+            await eve.send(type="message", client_id="1", text="eve 1")
+            await eve.next_reply()
+            rig.policy.hold()
+            await kim.send(type="message", client_id="1", text="kim")
+            await until(lambda: turns.num_running == 1)
+            await eve.send(type="message", client_id="2", text="eve 2")
+            await until(lambda: turns.num_waiting == 1)
+            await bob.send(type="message", client_id="1", text="bob")
+            await until(lambda: turns.num_running == 2)
+            rig.policy.step(len(TOKENS) * 3)
+            for tab in (kim, bob, eve):
+                await tab.next_reply()
+        asked = [request.query for request in rig.policy.requests if isinstance(request, ActRequest)]
+        assert asked == ["eve 1", "kim", "bob", "eve 2"]
+
+
+@pytest.mark.parametrize(("pause_s", "heard"), [(3600.0, ["too_much"]), (0.0, ["too_much"] * 3)])
+async def test_a_tab_that_was_refused_is_not_read_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause_s: float, heard: list[str]
+) -> None:
+    """It goes on sending, and nothing of that is looked at, while another person is answered. The control: without the
+    pause each of its frames is read and refused."""
+    monkeypatch.setattr("bot.routes.chat.PAUSE_S", pause_s)
+    with open_rig(tmp_path, tokens=TOKENS, messages_per_min=1.0) as rig:
+        async with live(rig.app) as server, AsyncExitStack() as tabs_open:
+            eve, bob = [await opened(tabs_open, server) for _ in range(2)]
+            for number in range(4):
+                await ask(eve, number)
+            told = [(await eve.next("error"))["code"] for _ in heard]
+            await ask(bob)
+            await bob.next_reply()
+            assert told == heard
+            assert rig.app.state.service.metrics.by_label(rig.app.state.service.metrics.errors) == {
+                "too_much": float(len(heard))
+            }
 
 
 async def test_one_address_has_so_many_sockets_and_no_more(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ export class LearningPage {
       const [versions, learner, articles] = await Promise.all([get("versions"), get("learner"), get("learner/articles")]);
       const said = JSON.stringify([versions, learner.by_version, learner.updates, learner.learner, articles]);
       this.#renderHead(versions, learner);
-      this.serving.replaceChildren(...[renderServing(await serving)].filter(Boolean));
+      this.#renderServing(await serving);
       if (said !== this.seen) this.#renderRest(versions, learner, articles.articles);
       this.seen = said;
       if (this.wasAway) this.notice.tell("");
@@ -61,6 +61,12 @@ export class LearningPage {
       this.wasAway = true;
       this.notice.fail(error);
     }
+  }
+
+  #renderServing(serving) {
+    const said = JSON.stringify(serving);
+    if (said !== this.servingSeen) this.serving.replaceChildren(...[renderServing(serving)].filter(Boolean));
+    this.servingSeen = said;
   }
 
   #renderHead(versions, learner) {
