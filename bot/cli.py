@@ -274,6 +274,7 @@ def _add_serving(bench: argparse.ArgumentParser) -> None:
         "--streams", type=_number("streams", 1, 1000), default=8, metavar="N", help="swap: at the same time"
     )
     bench.add_argument("--chats", type=_number("chats", 1, 10**4), metavar="N", help="serve: default 1, 8 and 32")
+    bench.add_argument("--text", action="store_true", help="serve: generated replies")
     bench.add_argument("--sockets", type=_number("sockets", 1, 10**5), default=3000, metavar="N", help="idle: open")
     bench.add_argument("--round-s", type=_seconds, default=4.0, metavar="S", help="serve, idle: length of a round")
 

@@ -9,6 +9,9 @@ The rule (`decide`), with both versions serving at the same time:
 2. otherwise *promoted* when it has spoken in `rollout.min_conversations` conversations and was compared with the champion;
 3. *withdrawn* when so few people said anything that it could not be compared in `PATIENCE` times as many.
 
+One that cannot be loaded, or whose words turn out not to be what was trained, is withdrawn at once, for that reason; from the
+reply that found it on, everybody gets the champion.
+
 While learning is frozen nothing is promoted.
 
 The sequence is valid at every look (asymptotic confidence sequence, arXiv 2103.06476): looking at each new thumb makes a
@@ -22,7 +25,7 @@ import hashlib
 import hmac
 import logging
 import math
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -172,7 +175,9 @@ class Rollout:
     def version_for(self, conversation_id: str) -> str | None:
         """The candidate for its share of conversations; None: the champion."""
         canary = self._canary
-        if canary is None or not is_chosen(conversation_id, canary.version, self._key, canary.share):
+        if canary is None or self._policy.fault(canary.version):
+            return None
+        if not is_chosen(conversation_id, canary.version, self._key, canary.share):
             return None
         return canary.version
 
@@ -196,7 +201,10 @@ class Rollout:
         canary = await asyncio.to_thread(self._versions.canary)
         if canary != self._canary:
             await self._follow(canary)
-        if self._canary is not None:
+        fault = self._policy.fault(self._canary.version) if self._canary is not None else ""
+        if self._canary is not None and fault:
+            await self._give_up(self._canary, f"it is not what was trained: {fault}")
+        elif self._canary is not None:
             await asyncio.to_thread(self._judge, self._canary)
 
     async def _follow(self, canary: Canary | None) -> None:
@@ -208,10 +216,23 @@ class Rollout:
             await self._held.enter_async_context(self._policy.lease(canary.version))
         except Exception as error:  # whatever a model can raise while it is loaded
             log.warning("canary %s: withdrawn", canary.version, exc_info=error)
-            await asyncio.to_thread(self._versions.withdraw, f"it could not be loaded: {error}", BY)
+            await asyncio.to_thread(self._withdraw, canary, f"it could not be loaded: {error}")
             return
         self._canary = canary
         log.info("canary %s for %.0f %% of conversations", canary.version, 100 * canary.share)
+
+    async def _give_up(self, canary: Canary, reason: str) -> None:
+        """Withdraw and let go: the version is freed, and what was known against it forgotten with it."""
+        log.warning("canary %s: withdrawn: %s", canary.version, reason)
+        await asyncio.to_thread(self._withdraw, canary, reason)
+        self._canary = None
+        await self._held.aclose()
+
+    def _withdraw(self, canary: Canary, reason: str) -> None:
+        """Unless somebody was faster."""
+        if self._versions.canary() == canary:
+            with suppress(NotFound):
+                self._versions.withdraw(reason, BY)
 
     def _judge(self, canary: Canary) -> None:
         verdict = verdict_on(canary, self._versions.champion().version, self._store, self._settings)[0]
@@ -223,10 +244,7 @@ class Rollout:
         if verdict.what == "promote":
             self._versions.promote(canary.version, verdict.reason, BY)
         else:
-            try:
-                self._versions.withdraw(verdict.reason, BY)
-            except NotFound:  # somebody was faster
-                return
+            self._withdraw(canary, verdict.reason)
 
 
 def verdict_on(canary: Canary, champion: str, store: Store, settings: RolloutSettings) -> tuple[Verdict, Tally, Tally]:

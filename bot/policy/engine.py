@@ -73,6 +73,8 @@ class Engine:
         self._refs: Counter[str] = Counter()
         self._champion = BASE_VERSION
         self._refused: dict[str, float] = {}
+        self._faults: dict[str, str] = {}
+        """Version in memory -> why it writes nothing."""
         self._num_swaps = self._num_refused = 0
         self._swap_s = Tally(SECONDS)
         self._loading = asyncio.Lock()
@@ -119,6 +121,10 @@ class Engine:
         """Whether replies can be generated."""
         return self._model.causal is not None or self._load_causal is not None
 
+    def fault(self, version: str) -> str:
+        """What its causal adapter was found to be, until the version is freed."""
+        return self._faults.get(version, "")
+
     @property
     def writer_stats(self) -> WriterStats:
         """Counters of the replies that are generated."""
@@ -159,8 +165,11 @@ class Engine:
                 yield piece
 
     async def _adapter_of(self, version: str, voice: Voice) -> str:
-        """What writes for a version. One that is there does not queue behind another's load and probe."""
+        """What writes for a version. One that is there does not queue behind another's load and probe, and one that was
+        found to be damaged is not loaded once more for each reply. Raises AdapterError."""
         files = self._loaded.get(version)
+        if version in self._faults:
+            raise AdapterError(self._faults[version])
         adapter = voice.hung_in(version, files)
         if adapter is not None or files is None:
             return adapter or BASE
@@ -248,9 +257,12 @@ class Engine:
                 return
 
     async def _withdraw(self, version: str, why: AdapterError) -> None:
-        """Serve another version than this one, as if it had been refused when it was adopted."""
+        """Serve another version than this one, as if it had been refused when it was adopted. Of a candidate its fault is
+        kept for whoever leads it (`fault`)."""
         if version != self._champion:
-            log.warning("%s writes nothing: %s; who is given it sees approved answers", version, why)
+            if version in self._loaded and version not in self._faults:
+                self._faults[version] = str(why)
+                log.warning("%s writes nothing: %s; who is given it sees approved answers", version, why)
             return
         log.warning("refused %s: %s; an earlier version serves", version, why)
         pointer = self._adapters.champion()
@@ -329,6 +341,7 @@ class Engine:
         jobs: list[asyncio.Future[None]] = []
         for version in idle:
             del self._loaded[version]
+            self._faults.pop(version, None)
             jobs += self._drop_later(version)
         if jobs:
             await asyncio.shield(asyncio.gather(*jobs))

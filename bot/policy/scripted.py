@@ -45,6 +45,8 @@ class ScriptedPolicy:
         self.can_write = can_write
         self.failure: ModelError | None = None
         """Raised by every choice and text while set."""
+        self.faults: dict[str, str] = {}
+        """Version -> what is known against its words."""
         self.requests: list[ActRequest | TextRequest] = []
         self.leases: Counter[str] = Counter()
         """Version -> leases held now."""
@@ -53,6 +55,10 @@ class ScriptedPolicy:
         self.cancelled = asyncio.Event()
         """Set when a text was closed before its end."""
         self._steps: asyncio.Semaphore | None = None
+
+    def fault(self, version: str) -> str:
+        """As scripted."""
+        return self.faults.get(version, "")
 
     def hold(self) -> None:
         """From now on every piece of text waits for a `step`."""

@@ -123,6 +123,9 @@ class Policy(Protocol):
     def can_write(self) -> bool:
         """Whether `Lease.write` works (a causal part is loaded or can be)."""
 
+    def fault(self, version: str) -> str:
+        """Why the words of a version that is leased cannot be trusted; empty where nothing is known against them."""
+
 
 class Embedder(Protocol):
     """Turns texts into unit vectors with the base encoder (no adapter)."""

@@ -76,6 +76,10 @@ class VllmPolicy:
         """Whether the server is there and has the champion's words."""
         return bool(self._base) and self._name(self._champion) is not None
 
+    def fault(self, version: str) -> str:
+        """What the server, or our engine, refused it for."""
+        return self._refused.get(version) or self._acts.fault(version)
+
     def lease(self, version: str | None = None) -> AbstractAsyncContextManager[Lease]:
         """Pin a version here and in the engine. Raises what the engine raises."""
         return self._lease(version or self._champion)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ class Voice:
 
     def __init__(self, causal: CausalPart, options: WriterOptions) -> None:
         self.causal = causal
-        self._writer: Writer | None = None
+        self._options = options
+        self._held: Writer | None = None
+        self._reviving = threading.Lock()
         self._merged: set[str] = set()
         if is_supported(causal.model.base.config):
             decoder = Decoder(
@@ -69,22 +72,36 @@ class Voice:
                 num_slots=options.num_slots,
                 num_positions=MAX_PROMPT_TOKENS + options.max_reply_tokens,
             )
-            self._writer = Writer(
-                causal.vocabulary, decoder, step_tokens=options.step_tokens, max_prefix_tokens=options.prefix_tokens
-            )
+            self._held = self._writer_over(decoder)
         else:
             log.info("%s: replies are written one token of one reply at a time", causal.name)
+
+    def _writer_over(self, decoder: Decoder) -> Writer:
+        options, words = self._options, self.causal.vocabulary
+        return Writer(words, decoder, step_tokens=options.step_tokens, max_prefix_tokens=options.prefix_tokens)
+
+    @property
+    def _writer(self) -> Writer | None:
+        """The one that writes. Where its thread has died, which ends the replies it was writing, another takes its place
+        with the same versions, and without what was read of prompts."""
+        with self._reviving:
+            if self._held is not None and self._held.has_died:
+                log.error("the writer's thread has ended; another one takes its place")
+                self._held = self._writer_over(self._held.decoder)
+            return self._held
 
     @property
     def stats(self) -> WriterStats:
         """Counters; zeros where replies are written one by one."""
-        return self._writer.stats if self._writer is not None else WriterStats()
+        writer = self._writer
+        return writer.stats if writer is not None else WriterStats()
 
     def counts(self) -> dict[str, float | Tally]:
         """Since the start, for metrics; any thread may ask. Empty where replies are written one by one."""
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             return {}
-        stats = self._writer.stats
+        stats = writer.stats
         return {
             "writer_replies": stats.num_replies,
             "writer_steps": stats.num_steps,
@@ -96,14 +113,14 @@ class Voice:
             "prefix_tokens_read": stats.num_prefix_read,
             "prefix_blocks_evicted": stats.num_prefix_evicted,
             "prefix_blocks": stats.num_prefix_blocks,
-            "writer_batch_replies": self._writer.batches,
-            "writer_queue_seconds": self._writer.queue_s,
+            "writer_batch_replies": writer.batches,
+            "writer_queue_seconds": writer.queue_s,
         }
 
     def close(self) -> None:
         """Stop writing."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._held is not None:
+            self._held.close()
 
     # --- versions -------------------------------------------------------------------------------------------------
     def hung_in(self, version: str, files: VersionFiles | None) -> str | None:
@@ -111,7 +128,7 @@ class Voice:
         Any thread may ask."""
         if files is None or files.causal is None or files.causal_config is None:
             return BASE
-        return version if self._writer is not None and version in self._writer.decoder.versions else None
+        return version if self._held is not None and version in self._held.decoder.versions else None
 
     def hang_in(self, version: str, files: VersionFiles) -> str:
         """Load and probe, unless it is there; returns the adapter that writes for the version (BASE: none). What does not
@@ -119,7 +136,7 @@ class Voice:
         causal = self.causal
         if files.causal is None or files.causal_config is None:
             return BASE
-        if version in causal.model.names and (self._writer is None or version in self._writer.decoder.versions):
+        if version in causal.model.names and (self._held is None or version in self._held.decoder.versions):
             return version
         got = files.manifest.base_models.get("causal")
         if str(got).partition(":")[2] != causal.name.partition(":")[2]:
@@ -135,9 +152,9 @@ class Voice:
         return version
 
     def _give_to_decoder(self, version: str, probes: Sequence[TextProbe]) -> None:
-        if self._writer is None:
+        if self._held is None:
             return
-        decoder, merged = self._writer.decoder, len(self._merged) < MAX_MERGED
+        decoder, merged = self._held.decoder, len(self._merged) < MAX_MERGED
         layers = decoder.prepare(self.causal.model.factors(version), merged=merged)
         for probe in probes:
             _probe_decoder(self.causal, decoder, version, layers, probe)
@@ -149,16 +166,18 @@ class Voice:
         """Free a version, once no step uses it."""
         if version in self.causal.model.names:
             self.causal.model.delete(version)
-        if self._writer is not None:
-            self._writer.drop(version)
+        writer = self._writer
+        if writer is not None:
+            writer.drop(version)
             self._merged.discard(version)
 
     # --- words ----------------------------------------------------------------------------------------------------
     async def write(self, request: TextRequest, adapter: str, thread: Executor) -> AsyncGenerator[TextDelta, None]:
         """Stream a reply; `thread` is the causal one, which writes where the decoder does not know the model."""
-        if self._writer is not None:
+        writer = self._writer
+        if writer is not None:
             invocation = () if adapter == BASE else self.causal.model.invocation(adapter)
-            pieces = self._writer.write(request, adapter, invocation)
+            pieces = writer.write(request, adapter, invocation)
             try:
                 async for piece in pieces:
                     yield piece

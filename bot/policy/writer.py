@@ -85,7 +85,7 @@ class Writer:
         """Replies in a step."""
         self.queue_s = Tally(SECONDS)
         """From asking for a reply to its slot."""
-        self._closed = False
+        self._closed = self._is_told_to_stop = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -94,6 +94,11 @@ class Writer:
     def stats(self) -> WriterStats:
         """Counters, as of the latest step."""
         return self._stats
+
+    @property
+    def has_died(self) -> bool:
+        """Whether its thread ended without being told to: it writes no more, and another has to take its place."""
+        return not (self._thread.is_alive() or self._is_told_to_stop)
 
     async def write(
         self, request: TextRequest, version: str, invocation: Sequence[int]
@@ -138,7 +143,7 @@ class Writer:
 
     def close(self) -> None:
         """Stop after the step that runs; replies that are not finished get a ModelError."""
-        self._closed = True
+        self._closed = self._is_told_to_stop = True
         self._inbox.put(None)
         self._thread.join()
 

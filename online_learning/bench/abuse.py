@@ -80,7 +80,8 @@ async def measure(port: int, asked: Sequence[str], rounds: int, round_s: float, 
                 both = _round(people, asked, round_s), _round(office, asked, round_s, refused)
                 for name, replies_s in zip(("beside_office", "office"), await asyncio.gather(*both), strict=True):
                     found[name].append(replies_s)
-    return Rounds(*(found[name][1:] for name in found), heard, refused["refused"])
+    kept = {name: replies_s[1:] for name, replies_s in found.items()}
+    return Rounds(**kept, heard=heard, office_refused=refused["refused"])
 
 
 async def _people(port: int, stack: AsyncExitStack, address: str) -> list[ChatClient]:

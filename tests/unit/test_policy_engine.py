@@ -17,6 +17,7 @@ from peft import LoraConfig
 
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.errors import AdapterError, ModelError, NotFound
+from bot.feedback.store import Store
 from bot.policy.adapted import BASE, AdaptedModel
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
@@ -25,6 +26,8 @@ from bot.policy.engine import Engine
 from bot.policy.manifest import CanaryProbe, TextProbe
 from bot.policy.model import PolicyModel
 from bot.policy.types import ActRequest, Lease, TextRequest
+from bot.rollout import Rollout
+from bot.settings import RolloutSettings
 from tests.tiny_models import (
     TEMPERATURE,
     load_tiny_causal,
@@ -410,6 +413,43 @@ async def test_a_candidate_whose_words_cannot_be_trusted_is_named_in_the_log(
     ]
     assert rig.engine.champion == "v000001"
     assert (await write_under(rig.engine)).token_ids
+
+
+async def test_a_damaged_candidate_is_loaded_once_and_withdrawn_while_the_champion_serves(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three replies of its share: one loads and probes it, the others are told at once. Then the rollout takes it back and
+    it leaves memory; named again, and whole, it writes."""
+    await rig.promote(rig.publish(1))
+    candidate = rig.publish(2)
+    loads: list[str] = []
+
+    def spoil(tensors: Weights) -> Weights:
+        loads.append(candidate)
+        return nudged(tensors)
+
+    misload(rig, candidate, spoil)
+    model = rig.writer.model
+    rig.adapters.set_canary(candidate, 1.0, "test", "test")
+    with Store(tmp_path / "rejoinder.db") as store:
+        rollout = Rollout(rig.engine, rig.adapters, store, RolloutSettings(), b"k" * 32)
+        await rollout.step()
+        assert rollout.version_for("c1") == candidate
+        for _ in range(3):
+            with pytest.raises(ModelError, match="not what was trained"):
+                await write_under(rig.engine, candidate)
+        assert (loads, rollout.version_for("c1")) == ([candidate], None)
+        await rollout.step()
+        assert (rig.adapters.canary(), rig.engine.champion, rig.in_memory) == (None, "v000001", {"v000001"})
+        assert "canary's words" in rig.adapters.history()[-1]["reason"]
+        assert sum("writes nothing" in record.getMessage() for record in caplog.records) == 1
+
+        model.spoiled = "nobody"  # type: ignore[attr-defined]
+        rig.adapters.set_canary(candidate, 1.0, "the file was put back", "test")
+        await rollout.step()
+        assert (await write_under(rig.engine, rollout.version_for("c1"))).token_ids
+        await rollout.step()
+        assert rollout.version_for("c1") == candidate
 
 
 @pytest.mark.parametrize("fault", MISLOADED)

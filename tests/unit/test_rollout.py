@@ -245,6 +245,25 @@ async def test_a_canary_that_cannot_be_loaded_is_withdrawn(rig: Rig) -> None:
     assert "could not be loaded" in rig.adapters.history()[-1]["reason"]
 
 
+async def test_a_canary_whose_words_turn_out_to_be_damaged_is_withdrawn_once_with_the_reason(rig: Rig) -> None:
+    """Seen by the first reply that is written: everybody gets the champion from that moment on, and at the next look the
+    pointer goes, once. The control: a fault of another version changes nothing."""
+    rig.adapters.set_canary("v000002", 1.0, "test", "test")
+    await rig.rollout.step()
+    rig.policy.faults["v000001"] = "somebody else's"
+    await rig.rollout.step()
+    assert rig.rollout.version_for("c1") == "v000002"
+
+    rig.policy.faults["v000002"] = "canary's words are off by 0.3"
+    assert rig.rollout.version_for("c1") is None
+    for _ in range(3):
+        await rig.rollout.step()
+    said = [line for line in rig.adapters.history() if line["event"] == "withdrawn"]
+    assert (rig.adapters.canary(), rig.policy.leases["v000002"], len(said)) == (None, 0, 1)
+    assert said[0]["reason"] == "it is not what was trained: canary's words are off by 0.3"
+    assert rig.adapters.champion().version == "v000001"
+
+
 async def test_the_session_asks_which_version_a_conversation_gets(tmp_path: Path) -> None:
     """One conversation is on the candidate, another with the champion; rows say which."""
     with open_session(tmp_path / "home") as rig:

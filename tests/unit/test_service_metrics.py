@@ -58,11 +58,23 @@ async def test_the_studio_reads_how_replies_are_made(tmp_path: Path) -> None:
         sizes.add(size)
     queue_s.add(0.01)
     swap_s.add(1.0)
-    counts = {
-        "batches": 2.0, "batched_choices": 7.0, "encoder_texts_asked": 10.0, "encoder_texts_read": 1.0,
-        "batch_choices": sizes, "swaps": 1, "swaps_refused": 2, "swap_seconds": swap_s, "versions_loaded": 1,
-        "writer_replies": 3, "writer_tokens": 90, "writer_step_seconds": 1.5, "writer_running": 1,
-        "prefix_tokens_reused": 75, "prefix_tokens_read": 25, "writer_queue_seconds": queue_s,
+    counts: dict[str, float | Tally] = {
+        "batches": 2.0,
+        "batched_choices": 7.0,
+        "encoder_texts_asked": 10.0,
+        "encoder_texts_read": 1.0,
+        "batch_choices": sizes,
+        "swaps": 1,
+        "swaps_refused": 2,
+        "swap_seconds": swap_s,
+        "versions_loaded": 1,
+        "writer_replies": 3,
+        "writer_tokens": 90,
+        "writer_step_seconds": 1.5,
+        "writer_running": 1,
+        "prefix_tokens_reused": 75,
+        "prefix_tokens_read": 25,
+        "writer_queue_seconds": queue_s,
     }
     with open_rig(tmp_path) as rig:
         app = create_app(replace(rig.parts, engine_counts=lambda: counts))
