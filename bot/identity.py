@@ -9,9 +9,11 @@ Both are made on first use, readable by their owner only. Everything is compared
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import ipaddress
+import json
 import os
 import random
 import secrets
@@ -90,6 +92,19 @@ class Identity:
             return None
         expiry, _, epoch, name = body.split(".")
         return (bytes.fromhex(name).decode(), int(epoch)) if now < int(expiry) else None
+
+    def sealed(self, purpose: str, text: str, ends_at: float) -> str:
+        """Text that a browser keeps for us until `ends_at` and cannot change (it can read it)."""
+        body = base64.urlsafe_b64encode(json.dumps([int(ends_at), text]).encode()).decode()
+        return f"{body}.{self._mac(f'sealed {purpose}', body)}"
+
+    def unsealed(self, purpose: str, value: str, now: float) -> str | None:
+        """The text; None when it is not ours, of another purpose, or too old."""
+        body, _, mac = value.rpartition(".")
+        if not body or not _same(mac, self._mac(f"sealed {purpose}", body)):
+            return None
+        ends_at, text = json.loads(base64.urlsafe_b64decode(body))
+        return str(text) if now < ends_at else None
 
     def _session_mac(self, body: str) -> str:
         # The key is part of what is signed, so changing it signs everybody out.

@@ -40,6 +40,7 @@ from bot.routes import (
     knowledge,
     learner,
     own,
+    provider,
     review,
     rules,
     serving,
@@ -60,7 +61,7 @@ QUEUE_POLL_S = 1.0
 """How soon people who wait hear that the queue has moved."""
 _ROUTERS = (
     *(chat, conversations, own, feedback, inbox, desk, review, accounts, watch),
-    *(versions, learner, serving, rules, knowledge, jobs, signin, health),
+    *(versions, learner, serving, rules, knowledge, jobs, signin, provider, health),
 )
 
 

@@ -1,7 +1,8 @@
-"""The staff: local accounts with a role, who is behind a session, and what a role may do.
+"""The staff: accounts with a role, who is behind a session, and what a role may do.
 
 Accounts are few and asked for at every request, so they are kept in memory; the store holds them, and one process serves
-a home. Passwords are kept as argon2id hashes (RFC 9106, the library's default cost).
+a home. Passwords are kept as argon2id hashes (RFC 9106, the library's default cost). An account of a provider has no
+password: its `subject` says whose it is, and its role is what the provider said at the last sign-in.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from bot.errors import NotFound
+from bot.errors import NotAllowed, NotFound
 from bot.feedback.desk import Desk, Doing
 from bot.feedback.desk_records import ROLES, Account
 from bot.identity import KEY_HOLDER
+from bot.oidc import Person
 from bot.wire_errors import BadFrame, Unauthenticated
 
 MIN_PASSWORD_CHARS = 10
 MAX_PASSWORD_CHARS = 256
+_NO_ROLE = "your account has no role here: ask who manages the groups of your organisation"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 
 ANYBODY = frozenset(ROLES)
@@ -77,6 +80,34 @@ class Staff:
             raise Unauthenticated("name and password: expected those of an account, got others")
         return account
 
+    def admit(self, doing: Doing, person: Person) -> Account:
+        """The account of somebody a provider vouches for, with the role it says; made when there is none.
+
+        Raises NotAllowed when the provider gives no role, an admin shut them out, or the name is another's. Whoever lost
+        their role is signed out everywhere.
+        """
+        known = next((account for account in self._accounts.values() if account.subject == person.subject), None)
+        if known is None:
+            return self._welcome(doing, person)
+        if not person.role or known.disabled:
+            self._accounts[known.name] = self._desk.change_account(doing, known.name, {})
+            raise NotAllowed(_NO_ROLE if not person.role else f"{known.name} was shut out by an admin")
+        if known.role != person.role:
+            self._accounts[known.name] = self._desk.change_account(doing, known.name, {"role": person.role})
+        return self._accounts[known.name]
+
+    def _welcome(self, doing: Doing, person: Person) -> Account:
+        if not person.role:
+            raise NotAllowed(_NO_ROLE)
+        if not _NAME.fullmatch(person.name) or person.name == KEY_HOLDER:
+            raise NotAllowed(f"name: expected 1 to 64 of a-z, 0-9 and ._@- from the provider, got {person.name[:64]!r}")
+        if person.name in self._accounts:
+            raise NotAllowed(f"{person.name} is somebody else's account here: an admin must give you another name")
+        account = Account(person.name, person.role, "", doing.at, subject=person.subject)
+        self._desk.add_account(doing, account)
+        self._accounts[account.name] = account
+        return account
+
     def add(self, doing: Doing, name: str, role: str, password: str) -> Account:
         """A new account. Raises BadFrame, ConflictError."""
         if not _NAME.fullmatch(name) or name == KEY_HOLDER:
@@ -98,6 +129,8 @@ class Staff:
         """Change what is given; the account must sign in again. Raises NotFound, BadFrame."""
         if name not in self._accounts:
             raise NotFound(f"no account {name[:64]!r}")
+        if self._accounts[name].subject and (role is not None or password is not None):
+            raise BadFrame(f"{name}: expected no role or password, which the sign-in provider gives; got one")
         given = {
             "role": role,
             "disabled": disabled,

@@ -112,6 +112,8 @@ class Account:
     created_at: float
     session_epoch: int = 0
     disabled: bool = False
+    subject: str = ""
+    """Of a sign-in provider's person: issuer and their id there; empty: a local account with a password."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,13 @@ def desk(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0006_provider_accounts")
+def provider_accounts(db: Database) -> None:
+    """Accounts of people who sign in with a provider."""
+    for statement in schema_desk.PROVIDER_ACCOUNTS:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

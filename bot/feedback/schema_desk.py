@@ -257,3 +257,8 @@ DESK: tuple[str, ...] = (
     *_AUDIT_IS_APPEND_ONLY,
 )
 """The statements of the migration, in order."""
+
+PROVIDER_ACCOUNTS = (
+    "ALTER TABLE accounts ADD COLUMN subject TEXT NOT NULL DEFAULT ''",  # issuer and id at a sign-in provider
+    "CREATE UNIQUE INDEX accounts_by_subject ON accounts (subject) WHERE subject <> ''",
+)

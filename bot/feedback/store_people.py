@@ -36,11 +36,11 @@ def add_account(conn: Connection, doing: Doing, new: Account) -> None:
     if conn.execute("SELECT 1 FROM accounts WHERE name = ?", [new.name]).fetchone():
         raise ConflictError(f"name: expected a free one, got {new.name!r}")
     conn.execute(
-        "INSERT INTO accounts (name, role, password_hash, created_at, session_epoch, disabled) "
-        "VALUES (:name, :role, :password_hash, :created_at, :session_epoch, :disabled)",
+        "INSERT INTO accounts (name, role, password_hash, created_at, session_epoch, disabled, subject) "
+        "VALUES (:name, :role, :password_hash, :created_at, :session_epoch, :disabled, :subject)",
         asdict(new),
     )
-    note_in_audit(conn, doing, "add account", new.name, {}, {"role": new.role})
+    note_in_audit(conn, doing, "add account", new.name, {}, {"role": new.role, "provider": bool(new.subject)})
 
 
 def change_account(conn: Connection, doing: Doing, name: str, changes: Mapping[str, Any]) -> Account:

@@ -51,11 +51,19 @@ class AccountOut(BaseModel):
     role: str
     created_at: float
     disabled: bool
+    provider: bool
+    """It signs in with the provider, which also says its role."""
 
     @classmethod
     def of(cls, account: Account) -> AccountOut:
         """From the store's record."""
-        return cls(name=account.name, role=account.role, created_at=account.created_at, disabled=account.disabled)
+        return cls(
+            name=account.name,
+            role=account.role,
+            created_at=account.created_at,
+            disabled=account.disabled,
+            provider=bool(account.subject),
+        )
 
 
 class Me(BaseModel):

@@ -69,7 +69,7 @@ class SecurityHeaders:
 def _headers_for(path: str) -> dict[str, str]:
     if path.startswith(_API_PATHS):
         return _PRIVATE | {"Content-Security-Policy": API_POLICY}
-    if path == "/login":
+    if path.startswith("/login"):
         return _PRIVATE | {"Content-Security-Policy": LOGIN_POLICY}
     return _HEADERS | {"Content-Security-Policy": PAGE_POLICY}
 

@@ -15,9 +15,10 @@ from bot.jobs import Jobs
 from bot.knowledge.library import Library
 from bot.limits import Places, TokenBuckets
 from bot.metrics import EngineCounts, Metrics
+from bot.oidc import Provider
 from bot.policy.types import Policy
 from bot.presence import Presence
-from bot.settings import Settings
+from bot.settings import Settings, secret_of
 from bot.staff import Staff
 from bot.teaching import Teacher
 from bot.tracing import Span, no_span
@@ -82,6 +83,8 @@ class Service:
     logins: TokenBuckets
     jobs: Jobs
     staff: Staff
+    provider: Provider | None = None
+    """Whom the staff may sign in with, too."""
     presence: Presence = field(default_factory=Presence)
     num_sockets: int = 0
     rows_counted_at: float = float("-inf")
@@ -116,5 +119,15 @@ class Service:
             conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),
             logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
             staff=Staff(parts.store.desk),
+            provider=_provider(parts),
             jobs=Jobs(parts.clock),
         )
+
+
+def _provider(parts: AppParts) -> Provider | None:
+    oidc = parts.settings.oidc
+    if not oidc.is_on:
+        return None
+    return Provider(
+        oidc, parts.settings.public_url, secret=secret_of(oidc), clock=parts.clock, monotonic=parts.monotonic
+    )

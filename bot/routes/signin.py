@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 from typing import Annotated
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -22,6 +22,9 @@ from bot.wire_errors import Unauthenticated, http_status
 router = APIRouter()
 
 HOME_PAGE = "/operator"
+PROVIDER_PATH = "/login/oidc"
+NextPage = Annotated[str, Query(alias="next", max_length=500)]
+"""The page that was asked for."""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Sign in - Rejoinder</title>
@@ -35,10 +38,11 @@ button {{ background: #1d4ed8; border-color: #1d4ed8; color: #fff; cursor: point
 .problem {{ color: #c02626; margin: 0; }}
 small {{ opacity: .75; }}
 .or {{ margin: 0; text-align: center; opacity: .75; }}
-</style></head><body>
+.provider {{ padding: .6rem .75rem; border-radius: .5rem; border: 1px solid #888; text-align: center; color: inherit; }}
+</style></head><body><main>
 <form method="post" action="/login">
 <h1>Operators sign in here</h1>
-{problem}<label for="name">Name</label>
+{problem}{provider}<label for="name">Name</label>
 <input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength="64" autofocus>
 <label for="password">Password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" maxlength="256">
@@ -48,7 +52,7 @@ small {{ opacity: .75; }}
 <small>It is in <code>keys/operator.key</code> in the server's home folder.</small>
 <input type="hidden" name="next" value="{next}">
 <button type="submit">Sign in</button>
-</form></body></html>
+</form></main></body></html>
 """
 
 
@@ -57,7 +61,7 @@ async def sign_in(service: ServiceDep, request: Request, body: SignIn) -> Respon
     """Sign in with an account's name and password, or with the operator key: sets the session cookie."""
     name, epoch = await _check(service, request, body)
     answer = SignedIn(expires_at=service.parts.clock() + SESSION_S)
-    return _with_cookie(JSONResponse(answer.model_dump()), service, request, name, epoch)
+    return with_session(JSONResponse(answer.model_dump()), service, request, name, epoch)
 
 
 @router.delete("/v1/session", tags=["session"], status_code=204)
@@ -69,9 +73,9 @@ async def sign_out() -> Response:
 
 
 @router.get("/login", include_in_schema=False)
-async def login_page(next_page: Annotated[str, Query(alias="next", max_length=500)] = HOME_PAGE) -> HTMLResponse:
+async def login_page(service: ServiceDep, next_page: NextPage = HOME_PAGE) -> HTMLResponse:
     """The form."""
-    return _page(next_page)
+    return sign_in_page(service, next_page)
 
 
 @router.post("/login", include_in_schema=False)
@@ -83,8 +87,8 @@ async def log_in(service: ServiceDep, request: Request) -> Response:
     try:
         name, epoch = await _check(service, request, given)
     except RejoinderError as error:
-        return _page(next_page, str(error), http_status(error))
-    return _with_cookie(RedirectResponse(_local(next_page), 303), service, request, name, epoch)
+        return sign_in_page(service, next_page, str(error), http_status(error))
+    return with_session(RedirectResponse(local_page(next_page), 303), service, request, name, epoch)
 
 
 async def _check(service: Service, request: Request, given: SignIn) -> tuple[str, int]:
@@ -104,25 +108,43 @@ async def _check(service: Service, request: Request, given: SignIn) -> tuple[str
     return name, epoch
 
 
-def _with_cookie(response: Response, service: Service, request: Request, name: str, epoch: int) -> Response:
+def with_session(response: Response, service: Service, request: Request, name: str, epoch: int) -> Response:
+    """The response, with a session of its own for SESSION_S: it is not prolonged by use."""
     response.set_cookie(
         SESSION_COOKIE,
         service.parts.identity.session(service.parts.clock(), name, epoch),
         max_age=int(SESSION_S),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=is_https(request, service),
     )
     return response
 
 
-def _page(next_page: str, problem: str = "", status: int = 200) -> HTMLResponse:
-    shown = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
-    page = _PAGE.format(problem=shown, next=html.escape(_local(next_page), quote=True))
+def is_https(request: Request, service: Service) -> bool:
+    """Whether browsers reach us under https: a proxy that ends it may not tell us, but the settings may."""
+    return request.url.scheme == "https" or service.parts.settings.public_url.startswith("https:")
+
+
+def sign_in_page(service: Service, next_page: str, problem: str = "", status: int = 200) -> HTMLResponse:
+    """The form, with what went wrong; and the provider's door where there is one."""
+    shown = f'<p class="problem" role="alert">{html.escape(problem)}</p>\n' if problem else ""
+    target = local_page(next_page)
+    page = _PAGE.format(problem=shown, provider=_door(service, target), next=html.escape(target, quote=True))
     return HTMLResponse(page, status)
 
 
-def _local(page: str) -> str:
+def _door(service: Service, next_page: str) -> str:
+    if service.provider is None:
+        return ""
+    name, address = service.provider.settings.name, f"{PROVIDER_PATH}?{urlencode({'next': next_page})}"
+    return (
+        f'<a class="provider" href="{html.escape(address, quote=True)}">Sign in with {html.escape(name)}</a>\n'
+        '<p class="or">or with an account of this server</p>\n'
+    )
+
+
+def local_page(page: str) -> str:
     """A path on this server, or the operator page: never somebody else's address."""
     # Browsers read a backslash as a slash and drop tabs and newlines, so `/\\evil` and `/<tab>/evil` leave the server.
     is_local = page.startswith("/") and not page.startswith("//") and page.isprintable() and "\\" not in page

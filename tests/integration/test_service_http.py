@@ -94,6 +94,8 @@ MATRIX: dict[tuple[str, str], tuple[bool, ...]] = {
     ("GET", "/metrics"): ANYONE,
     ("GET", "/login"): ANYONE,
     ("POST", "/login"): ANYONE,
+    ("GET", "/login/oidc"): ANYONE,
+    ("GET", "/login/oidc/callback"): ANYONE,
     ("POST", "/v1/session"): ANYONE,
     ("DELETE", "/v1/session"): ANYONE,
     ("WEBSOCKET", "/ws/chat"): ANYONE,

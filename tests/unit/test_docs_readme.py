@@ -26,12 +26,15 @@ SHOWN = {
     "home": "~/.rejoinder",
     "model_cache": "~/.cache/rejoinder/models",
     "seed": "none",
+    "public_url": "none",
     "allowed_origins": "none",
     "policy.stop": "none",
     "model": "none",
     "causal_model": "none",
     "engine.vllm_key": "none",
     "engine.vllm_adapters": "none",
+    **dict.fromkeys(("oidc.issuer", "oidc.client_id", "oidc.client_secret", "oidc.client_secret_file"), "none"),
+    **dict.fromkeys(("oidc.admins", "oidc.developers", "oidc.operators"), "none"),
 }
 """Defaults that the page writes in words."""
 

@@ -23,6 +23,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("bot.feedback.*", "bot.knowledge.index", "bot.domains.*.actions"),
     "pysqlite3": ("bot.feedback.*", "bot.knowledge.index", "bot.domains.*.actions"),
     "sqlite_utils": ("bot.feedback.*", "bot.knowledge.index", "bot.domains.*.actions"),
+    "authlib": ("bot.oidc",),
+    "joserfc": ("bot.oidc",),
     "fastapi": ("bot.service", "bot.routes", "bot.routes.*", "bot.compose", "ui", "ui.*"),
     "prometheus_client": ("bot.metrics", "bot.service", "bot.routes.*", "online_learning.*"),
 }
@@ -44,7 +46,8 @@ TORCH_FREE = (
 FORBIDDEN: list[tuple[str, tuple[str, ...]]] = [
     ("bot.errors", ("bot.*", "online_learning*", "ui*")),
     ("bot.conversation", ("bot.*", "online_learning*", "ui*")),
-    ("bot.settings", ("bot.[!e]*", "online_learning*", "ui*")),
+    ("bot.settings", ("bot.[!es]*", "bot.s[!e]*", "bot.se[!t]*", "online_learning*", "ui*")),
+    ("bot.settings_sections", ("bot.*", "online_learning*", "ui*")),
     ("bot.policy.*", ("bot.feedback*", "bot.service", "bot.session", "bot.routes*")),
     ("bot.feedback.*", ("bot.policy*", "bot.service", "bot.session", "bot.routes*", "bot.knowledge*")),
     (
