@@ -146,21 +146,30 @@ class IdSource:
         return f"{kind}_{self._random[kind].getrandbits(96):024x}"
 
 
-def is_allowed_origin(origin: str | None, host: str, allowed: Iterable[str]) -> bool:
-    """Whether a page of this Origin may open our websocket or use the operator's cookie.
+def is_own_origin(origin: str | None, host: str, public_url: str = "", named: Iterable[str] = ()) -> bool:
+    """Whether a page of this Origin is one of ours, which may use the staff's cookie.
 
-    No Origin: a program, not a page. Otherwise one of `allowed`, or our own: equal to the Host header, which must be an
-    address or localhost. A name would let a page rebind its own DNS name to us and pass as our own.
+    No Origin: a program, not a page. Otherwise that of `public_url`, or equal to the Host header, which must be an address,
+    localhost, or named: any other name would let a page rebind its own DNS name to us and pass as our own. An origin that is
+    named but is not the Host is another site, on which the widget speaks for end users.
     """
-    if origin is None or origin in allowed:
+    if origin is None:
         return True
     try:
-        parts = urlsplit(origin)
+        parts, public = urlsplit(origin), urlsplit(public_url)
         name = (parts.hostname or "").lower()
     except ValueError:
         return False
+    if public.netloc and origin == f"{public.scheme}://{public.netloc}":
+        return True
     is_plain = origin == f"{parts.scheme}://{parts.netloc}" and "@" not in parts.netloc
-    return is_plain and parts.scheme in ("http", "https") and parts.netloc == host and _is_own_name(name)
+    is_same = is_plain and parts.scheme in ("http", "https") and parts.netloc == host
+    return is_same and (_is_own_name(name) or origin in named)
+
+
+def is_allowed_origin(origin: str | None, host: str, public_url: str = "", named: Iterable[str] = ()) -> bool:
+    """Whether a page of this Origin may open our websocket as an end user: a page of ours, or one that is named."""
+    return origin in named or is_own_origin(origin, host, public_url, named)
 
 
 def _is_own_name(name: str) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from bot.conversation import (
     SignalKind,
     State,
     Turn,
+    digest,
 )
 from bot.domain import Domain
 from bot.errors import NotAllowed, NotFound
@@ -175,14 +177,20 @@ class Teacher:
         await self.load_cases()
         return case
 
-    async def teach_words(self, doing: Doing, conversation: Conversation, question: str, text: str, draft: str) -> Case:
-        """Make an operator's own reply to a question a case. Raises NotAllowed."""
+    async def teach_words(self, doing: Doing, said: Message, question: str, draft: str) -> Case:
+        """Make an operator's own reply to a question a case, once: sent again it is the same. Raises NotAllowed, NotFound."""
+        conversation = await asyncio.to_thread(self._store.conversation, said.conversation_id)
         if not conversation.learn_ok:
             raise NotAllowed("its person does not want this conversation to be learned from")
         found = await self._knowledge.find(question, 1)
-        case_id = f"case_{secrets.token_hex(6)}"
-        case = Case(case_id, doing.at, doing.actor, found.query, f"answer:{case_id}", text, draft, "", conversation.id)
-        await asyncio.to_thread(self._store.desk.add_case, doing, case)
+        case_id = f"case_{digest(said.id)[:12]}"
+        case = Case(
+            case_id, doing.at, doing.actor, found.query, f"answer:{case_id}", said.text, draft, "", conversation.id
+        )
+        async with self._correcting:
+            with suppress(NotFound):
+                return await asyncio.to_thread(self._store.desk.case, case_id)
+            await asyncio.to_thread(self._store.desk.add_case, doing, case)
         await self.load_cases()
         return case
 

@@ -57,6 +57,13 @@ def provider_accounts(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0007_case_texts")
+def case_texts(db: Database) -> None:
+    """No person's question stays in the choices of others."""
+    for statement in schema.CASE_TEXTS:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

@@ -256,3 +256,16 @@ ERASURES: tuple[str, ...] = (
     "CREATE INDEX conversations_waiting ON conversations (created_at) WHERE status = 'waiting'",
 )
 """Forgetting a conversation, and the queue of those who wait for a person."""
+
+_NAMED = "SELECT item.value ->> '$.digest' AS digest FROM decisions, json_each(legal) AS item WHERE"
+CASE_TEXTS: tuple[str, ...] = (
+    "DROP TRIGGER act_texts_never_deleted",
+    f"""
+    DELETE FROM act_texts WHERE texts <> '[]'
+    AND digest IN ({_NAMED} legal LIKE '%answer:case%' AND item.value ->> '$.act' LIKE 'answer:case\\_%' ESCAPE '\\')
+    AND digest NOT IN ({_NAMED} item.value ->> '$.act' NOT LIKE 'answer:case\\_%' ESCAPE '\\')
+    """,  # noqa: S608 - our own names
+    _append_only("act_texts")[1],
+)
+"""Earlier releases kept a person's question as the text of a case's act, in the choices of others, where erasing the question
+did not reach it. The texts go; those choices score no more, so they teach no more."""

@@ -136,6 +136,13 @@ def _legal_item(act: LegalAct) -> dict[str, Any]:
     return {"act": act.act, "digest": act.text_digest, "prior_logit": act.prior_logit}
 
 
+def _legal_from(item: Mapping[str, Any], texts: Mapping[str, tuple[str, ...]]) -> LegalAct:
+    """Of a case's act the texts may be gone (`schema.CASE_TEXTS`); of any other they never are."""
+    is_case = item["act"].startswith("answer:case_")
+    said = texts.get(item["digest"], ()) if is_case else texts[item["digest"]]
+    return LegalAct(item["act"], said, item["prior_logit"])
+
+
 def act_texts_rows(decision: Decision) -> list[tuple[str, str]]:
     """(digest, texts as JSON) of each legal act."""
     where = f"decision {decision.id}: legal"
@@ -152,9 +159,7 @@ def decision_from(row: Row, texts: Mapping[str, tuple[str, ...]]) -> Decision:
     values = {field.name: row[field.name] for field in fields(Decision)}
     values |= {name: tuple(json.loads(row[name])) for name in _DECISION_JSON}
     values |= {name: bool(row[name]) for name in ("train_ok", "holdout")}
-    values["legal"] = tuple(
-        LegalAct(item["act"], texts[item["digest"]], item["prior_logit"]) for item in json.loads(row["legal"])
-    )
+    values["legal"] = tuple(_legal_from(item, texts) for item in json.loads(row["legal"]))
     values["timings_ms"] = json.loads(row["timings_ms"])
     values["generated"] = _generated_from(row["generated"])
     return Decision(**values)

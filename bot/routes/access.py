@@ -1,7 +1,7 @@
 """Who may: dependencies that say who is asking and refuse the rest. Every route names one of them, or is for anyone.
 
 A caller shows `Authorization: Bearer TOKEN` (a person's token or the operator key) or the session cookie of an account. A
-cookie alone may change things only from our own pages (Origin), since a browser sends it by itself.
+cookie counts from our own pages only (Origin), since a browser sends it by itself: not from sites that carry the widget.
 
     OperatorDep   anybody of the staff: reads                DeskDep    operators and admins: speaks, corrects, claims
     DeveloperDep  developers and admins: what serves         AdminDep   admins: accounts, audit log
@@ -19,12 +19,10 @@ from starlette.requests import HTTPConnection
 
 from bot.errors import NotAllowed
 from bot.feedback.desk import Doing
-from bot.identity import KEY_HOLDER, SESSION_COOKIE, is_allowed_origin
+from bot.identity import KEY_HOLDER, SESSION_COOKIE, is_allowed_origin, is_own_origin
 from bot.routes.parts import Service
 from bot.staff import ADMIN, ANYBODY, DEVELOPMENT, SERVICE, Member
 from bot.wire_errors import Unauthenticated
-
-_READING = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +130,25 @@ def address_of(connection: HTTPConnection) -> str:
 
 
 def signed_in(connection: HTTPConnection, service: Service) -> Member | None:
-    """Whose cookie holds here and now."""
+    """Whose cookie holds here and now, and comes from a page of ours."""
     cookie = connection.cookies.get(SESSION_COOKIE, "")
     session = service.parts.identity.session_of(cookie, service.parts.clock()) if cookie else None
-    if session is None:
-        return None
-    reads = connection.scope.get("method", "GET") in _READING and connection.scope["type"] == "http"
-    return service.staff.member(*session) if reads or is_own_page(connection, service) else None
+    return service.staff.member(*session) if session and is_own_page(connection, service) else None
 
 
 def is_own_page(connection: HTTPConnection, service: Service) -> bool:
-    """Whether the request comes from a page we trust, or from a program."""
-    headers = connection.headers
-    return is_allowed_origin(headers.get("origin"), headers.get("host", ""), service.parts.settings.allowed_origins)
+    """Whether the request comes from a page of ours, or from a program: the staff's cookie counts nowhere else."""
+    return is_own_origin(*_origin(connection, service))
+
+
+def may_chat(connection: HTTPConnection, service: Service) -> bool:
+    """Whether it comes from a page on which end users may speak: also those of other sites that carry the widget."""
+    return is_allowed_origin(*_origin(connection, service))
+
+
+def _origin(connection: HTTPConnection, service: Service) -> tuple[str | None, str, str, tuple[str, ...]]:
+    headers, settings = connection.headers, service.parts.settings
+    return headers.get("origin"), headers.get("host", ""), settings.public_url, settings.allowed_origins
 
 
 def _bearer(connection: HTTPConnection) -> str:

@@ -22,7 +22,7 @@ from bot.conversation import Conversation, Message, Signal, SignalKind
 from bot.errors import NotAllowed, RejoinderError, TooMuch
 from bot.hub import Room, Snapshot
 from bot.listener import TOO_SLOW, Listener
-from bot.routes.access import address_of, is_own_page, service_of
+from bot.routes.access import address_of, may_chat, service_of
 from bot.routes.conversations import check_reply_mode, start_conversation
 from bot.routes.failures import answer_of
 from bot.routes.feedback import record_vote
@@ -81,7 +81,7 @@ async def chat(websocket: WebSocket) -> None:
 
 
 def _check_handshake(websocket: WebSocket, service: Service) -> None:
-    if not is_own_page(websocket, service):
+    if not may_chat(websocket, service):
         raise NotAllowed("origin: expected this server's own page or one of allowed_origins, got another")
     if service.hub.draining:
         raise Unavailable("the server is restarting: come back in a few seconds")

@@ -6,13 +6,14 @@ Every action is in the audit log, by the store, in the same transaction. Who may
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import Message, digest
-from bot.errors import NotAllowed
+from bot.errors import NotAllowed, NotFound
 from bot.feedback.desk import Doing
 from bot.routes.access import DeskDep, ServiceDep
 from bot.routes.inbox import InboxLine
@@ -204,12 +205,22 @@ async def say(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Sa
         created_at=doing.at,
         author=doing.actor,
     )
-    stored = await asyncio.to_thread(parts.store.add_reply, message, None)
+    stored = await asyncio.to_thread(_store_said, service, doing, message)
     room = service.hub.rooms.get(conversation_id)
     if room is not None:
         await room.publish()
     case_id = await _taught(service, doing, stored, body) if teaches else None
     return Said(message=MessageOut.of(stored, parts.domain), case_id=case_id)
+
+
+def _store_said(service: Service, doing: Doing, message: Message) -> Message:
+    """Once, with a row in the audit log."""
+    store = service.parts.store
+    with suppress(NotFound):
+        return store.message(message.id)
+    stored = store.add_reply(message, None)
+    store.desk.note(doing, "say", message.conversation_id, {}, {"message": message.id})
+    return stored
 
 
 def _is_unedited(body: Say) -> bool:
@@ -225,9 +236,7 @@ async def _taught(service: Service, doing: Doing, said: Message, body: Say) -> s
     asked = [line.text for line in messages if line.role == "user" and line.seq < said.seq]
     if not asked:
         return None
-    conversation = await asyncio.to_thread(store.conversation, said.conversation_id)
-    case = await service.parts.teacher.teach_words(doing, conversation, asked[-1], said.text, draft)
-    return case.id
+    return (await service.parts.teacher.teach_words(doing, said, asked[-1], draft)).id
 
 
 @router.post("/v1/conversations/{conversation_id}/suggest")

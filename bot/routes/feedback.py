@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from bot.conversation import Message, Signal, SignalKind
 from bot.errors import NotAllowed
+from bot.feedback.desk import Doing
 from bot.feedback.store import Store
 from bot.routes.access import OperatorDep, PersonDep, ServiceDep
 from bot.routes.bodies import OutcomeReport, StoredSignal
@@ -88,5 +89,7 @@ async def report_outcome(service: ServiceDep, operator: OperatorDep, body: Outco
         comment=body.comment,
     )
     stored = await asyncio.to_thread(store.add_signal, signal)
+    doing, said = Doing(operator, signal.created_at), {"solved": body.solved}
+    await asyncio.to_thread(store.desk.note, doing, "report outcome", body.conversation_id, {}, said)
     service.metrics.signals.labels(signal.kind.value).inc()
     return StoredSignal(seq=stored.seq)

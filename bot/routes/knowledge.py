@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.domain import Article
-from bot.errors import DomainError
+from bot.errors import DomainError, NotFound
 from bot.feedback.store import Unanswered
 from bot.knowledge.library import Library, Shown
 from bot.routes.access import DeveloperDep, OperatorDep, ServiceDep
@@ -181,6 +181,7 @@ async def check_file(service: ServiceDep, _: OperatorDep, body: Unchecked) -> Ch
 async def put_file(service: ServiceDep, doing: DeveloperDep, article_id: ArticleId, body: ArticleText) -> ArticleLine:
     """Write an article of this home's own; it is answered with at once."""
     library = _library(service)
+    before = await asyncio.to_thread(_standing, library, article_id)
     try:
         article: Article = await library.put(article_id, body.text, is_new=body.is_new)
     except DomainError as error:
@@ -189,15 +190,20 @@ async def put_file(service: ServiceDep, doing: DeveloperDep, article_id: Article
     if body.draft:
         await asyncio.to_thread(service.parts.store.desk.set_draft, doing, body.draft, {"state": "published"})
     logger.info("article %s written by %s", article.id, doing.actor)
+    await asyncio.to_thread(service.parts.store.desk.note, doing, "write article", article_id, before, {"is_own": True})
     return ArticleLine(**_line(await asyncio.to_thread(library.show, article_id)))
 
 
 @router.delete("/v1/knowledge/articles/{article_id}")
 async def drop_file(service: ServiceDep, doing: DeveloperDep, article_id: ArticleId) -> ArticleLines:
     """Take this home's own file away: the domain's is back, or there is none."""
-    await _library(service).drop(article_id)
+    library = _library(service)
+    before = await asyncio.to_thread(_standing, library, article_id)
+    await library.drop(article_id)
     await service.parts.teacher.load_cases()  # One that names it must be silent.
     logger.info("own article %s removed by %s", article_id, doing.actor)
+    after = await asyncio.to_thread(_standing, library, article_id)
+    await asyncio.to_thread(service.parts.store.desk.note, doing, "remove article", article_id, before, after)
     return await list_articles(service, doing.actor)
 
 
@@ -217,6 +223,14 @@ def _library(service: Service) -> Library:
     if service.parts.library is None:
         raise Unavailable("knowledge: expected a server whose articles can be edited, got one with a fixed domain")
     return service.parts.library
+
+
+def _standing(library: Library, article_id: str) -> dict[str, Any]:
+    """For the audit log: whose article it is; nothing where there is none."""
+    try:
+        return {"is_own": library.show(article_id).is_own}
+    except NotFound:
+        return {}
 
 
 def _line(shown: Shown) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.responses import Response
 
+from bot.feedback.desk import Doing
 from bot.feedback.rules import RulesError, json_schema
 from bot.feedback.rules_draft import diff, in_force, parse_draft, save, warnings_of
 from bot.feedback.settle import are_rewards_current
@@ -168,9 +169,7 @@ async def backtest(service: ServiceDep, doing: DeveloperDep, body: Draft) -> Job
 @router.post("/v1/rules", status_code=201)
 async def apply(service: ServiceDep, doing: DeveloperDep, body: NewRules) -> VersionLine:
     """Put the draft in force: a new version. The learner computes the rewards anew; old ones stay readable."""
-    parts = service.parts
-
-    return VersionLine(**_fields(await asyncio.to_thread(_save, parts, body, doing.actor)))
+    return VersionLine(**_fields(await asyncio.to_thread(_save, service.parts, body, doing)))
 
 
 def _read(parts: AppParts) -> RulesOut:
@@ -186,13 +185,16 @@ def _read(parts: AppParts) -> RulesOut:
     )
 
 
-def _save(parts: AppParts, body: NewRules, author: str) -> RulesVersion:
+def _save(parts: AppParts, body: NewRules, doing: Doing) -> RulesVersion:
     """Raises BadFrame, ConflictError."""
-    why = {"based_on": body.based_on, "author": author, "reason": body.reason.strip()}
+    why = {"based_on": body.based_on, "author": doing.actor, "reason": body.reason.strip()}
     try:
-        return save(parts.store, parts.domain, body.text, at=parts.clock(), **why)
+        saved = save(parts.store, parts.domain, body.text, at=doing.at, **why)
     except RulesError as error:
         raise BadFrame(str(error)) from error
+    said = {"rules_hash": saved.rules_hash, "reason": saved.reason}
+    parts.store.desk.note(doing, "apply rules", f"rules {saved.number}", {"rules_hash": body.based_on}, said)
+    return saved
 
 
 def _fields(version: RulesVersion) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from bot.errors import NotAllowed, RejoinderError
 from bot.feedback.desk import Doing
 from bot.identity import KEY_HOLDER, SESSION_COOKIE, SESSION_S
-from bot.routes.access import ServiceDep, address_of, is_own_page
+from bot.routes.access import ServiceDep, address_of, is_own_page, signed_in
 from bot.routes.bodies import SignedIn, SignIn
 from bot.routes.parts import Service
 from bot.wire_errors import Unauthenticated, http_status
@@ -65,8 +65,12 @@ async def sign_in(service: ServiceDep, request: Request, body: SignIn) -> Respon
 
 
 @router.delete("/v1/session", tags=["session"], status_code=204)
-async def sign_out() -> Response:
+async def sign_out(service: ServiceDep, request: Request) -> Response:
     """Forget the session cookie."""
+    member = signed_in(request, service)
+    if member is not None:
+        doing = Doing(member.author, service.parts.clock())
+        await asyncio.to_thread(service.parts.store.desk.note, doing, "sign out", member.name)
     response = Response(status_code=204)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
     return response
@@ -94,7 +98,7 @@ async def log_in(service: ServiceDep, request: Request) -> Response:
 async def _check(service: Service, request: Request, given: SignIn) -> tuple[str, int]:
     """(account, its session epoch). Raises NotAllowed, TooMuch, Unauthenticated."""
     if not is_own_page(request, service):
-        raise NotAllowed("origin: expected this server's own page, got another")
+        raise NotAllowed("origin: expected this server's own page (behind a proxy: public_url), got another")
     service.logins.take(address_of(request))
     if given.key or not given.name:
         if not service.parts.identity.is_operator_key(given.key):

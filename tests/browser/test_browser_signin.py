@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 import uvicorn
@@ -25,6 +26,8 @@ def provider(product: Product) -> Iterator[ScriptedProvider]:
     """On localhost, which is another site than 127.0.0.1, where the product is."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         scripted = ScriptedProvider(product.rig.clock, f"http://localhost:{listening.getsockname()[1]}")
+        somebody = uuid4().hex  # The product outlives this test, and the account with it.
+        scripted.person |= {"sub": somebody, "email": f"{somebody}@example.org"}
         server = uvicorn.Server(uvicorn.Config(scripted.app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -197,6 +197,22 @@ def test_an_edited_draft_teaches_and_an_unedited_one_does_not(client: TestClient
     assert silent["case_id"] is None
 
 
+def test_words_that_are_sent_again_teach_once(client: TestClient, rig: Rig) -> None:
+    """Under one key: one message, one case, one row in the log; also when the case was taken back meanwhile."""
+    where = f"/v1/conversations/{chat(client)['conversation_id']}"
+    client.post(f"{where}/takeover", json={})
+    words = {"key": "1", "text": "In 2 days.", "teach": True}
+    first, second = (client.post(f"{where}/say", json=words).json() for _ in range(2))
+    assert first == second
+    assert [case.id for case in rig.store.desk.cases()] == [first["case_id"]]
+    assert [row.action for row in rig.store.desk.audit()].count("correct") == 1
+    client.delete(f"/v1/cases/{first['case_id']}")
+    assert client.post(f"{where}/say", json=words).json() == first
+    assert rig.store.desk.cases(in_force=True) == []
+    other = client.post(f"{where}/say", json=words | {"key": "2"}).json()
+    assert other["case_id"] != first["case_id"]
+
+
 def test_a_case_is_silent_while_the_article_it_names_is_away(client: TestClient) -> None:
     """Taken away, it is not answered with any more; written again, the case speaks again; no restart."""
     path, body = "/v1/knowledge/articles/watch", {"text": WATCH}

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation import Conversation
+from bot.conversation import Conversation, LegalAct
 from bot.errors import NotFound, StoreError
 from bot.feedback.store import ConversationFilter, Store, UpdateRow
-from bot.feedback.store_connection import Connection
+from bot.feedback.store_connection import Connection, open_writer, transaction
+from bot.feedback.store_erasure import fold_log
 from tests.builders import make_conversation, make_decision, make_message, make_reward, make_signal
 
 SECRET = "marmalade"
@@ -155,3 +156,31 @@ def test_every_table_that_names_a_conversation_forgets_it(store: Store) -> None:
         return naming - cascading
 
     assert store._read(kept) == {"messages", "decisions", "signals", "rewards", "erasures", "erasing"}
+
+
+def reopened_as_if_older(path: Path, migration: str) -> Store:
+    """The store of a home whose release did not know this migration."""
+    with transaction(conn := open_writer(path)):
+        conn.execute("DELETE FROM _sqlite_migrations WHERE name = ?", [migration])
+    conn.close()
+    return Store(path)
+
+
+def test_questions_that_an_older_release_kept_in_others_choices_are_gone(tmp_path: Path) -> None:
+    """It stored a case's question as its act's text; the domain's own texts stay, and the choice can still be read."""
+    path, question = tmp_path / "rejoinder.db", f"my {SECRET} card"
+    own = LegalAct("answer:card_arrival", ("Where is my card?",), 1.0)
+    same_words = LegalAct("answer:case_b", ("Where is my card?",), 1.0)
+    legal = (own, LegalAct("answer:case_a", (question,), 5.0), same_words)
+    with Store(path) as store:
+        talk(store, "c2", "debit")
+        store.add_reply(
+            make_message(id="b9", conversation_id="c2", role="bot", text="Hm.", decision_id="d9"),
+            make_decision(id="d9", conversation_id="c2", person_id="pc2", legal=legal),
+        )
+    assert SECRET.encode() in b"".join(file.read_bytes() for file in tmp_path.iterdir())  # the control
+    with reopened_as_if_older(path, "0007_case_texts") as store:
+        assert store.decision("d9").legal == (own, LegalAct("answer:case_a", (), 5.0), same_words)
+        assert store.decision("dc2").legal == make_decision().legal
+    fold_log(path)
+    assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())

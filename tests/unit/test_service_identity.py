@@ -19,6 +19,7 @@ from bot.identity import (
     holdout_key,
     home_secret,
     is_allowed_origin,
+    is_own_origin,
     operator_key,
 )
 from bot.wire_errors import Unauthenticated
@@ -169,4 +170,35 @@ def test_ids_reproduce_with_a_seed_and_not_without() -> None:
 )
 def test_the_table_of_origins(origin: str | None, host: str, allowed: bool) -> None:
     """Trust goal S2."""
-    assert is_allowed_origin(origin, host, ("https://shop.example",)) is allowed
+    assert is_allowed_origin(origin, host, named=("https://shop.example",)) is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "own"),
+    [
+        (None, "anything", True),
+        ("http://127.0.0.1:7860", "127.0.0.1:7860", True),
+        ("http://localhost:7860", "localhost:7860", True),
+        # A site that carries the widget may chat, and that is all.
+        ("https://shop.example", "127.0.0.1:7860", False),
+        ("https://shop.example", "chat.example", False),
+        # Behind a proxy that keeps the Host: our own name is the one that is named.
+        ("https://shop.example", "shop.example", True),
+        ("http://shop.example", "shop.example", False),
+        # Behind one that does not: public_url says who we are.
+        ("https://chat.example", "127.0.0.1:7860", True),
+        ("https://chat.example", "chat.example", True),
+        ("http://chat.example", "chat.example", False),
+        ("https://chat.example.evil", "127.0.0.1:7860", False),
+        ("https://chat.example:8443", "127.0.0.1:7860", False),
+        ("null", "null", False),
+        ("", "", False),
+        ("http://[", "[", False),
+        ("http://evil.example:7860", "evil.example:7860", False),
+    ],
+)
+def test_the_staffs_cookie_counts_on_our_own_pages_only(origin: str | None, host: str, own: bool) -> None:
+    """The control: the same shop may chat."""
+    shop = ("https://shop.example",)
+    assert is_own_origin(origin, host, "https://chat.example/", shop) is own
+    assert is_allowed_origin("https://shop.example", host, "https://chat.example/", shop)
