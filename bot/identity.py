@@ -169,7 +169,7 @@ def is_own_origin(origin: str | None, host: str, public_url: str = "", named: It
 
 def is_allowed_origin(origin: str | None, host: str, public_url: str = "", named: Iterable[str] = ()) -> bool:
     """Whether a page of this Origin may open our websocket as an end user: a page of ours, or one that is named."""
-    return origin in named or is_own_origin(origin, host, public_url, named)
+    return is_own_origin(origin, host, public_url, named) or origin in tuple(named)
 
 
 def _is_own_name(name: str) -> bool:

@@ -54,7 +54,7 @@ def test_an_operator_signs_in_with_the_provider_and_lands_where_they_wanted(
         expect(door).to_be_visible()
         assert Axe().run(page).response["violations"] == []
         door.click()
-        expect(page.get_by_role("link", name="Studio")).to_be_visible(timeout=FIRST_PAGE_MS)
+        expect(page.get_by_text(f"{provider.person['email']} · operator")).to_be_visible(timeout=FIRST_PAGE_MS)
         assert page.url.startswith(f"{product.url}/operator")
         assert [row.action for row in product.rig.store.desk.audit(limit=2)] == ["sign in", "add account"]
     finally:
