@@ -40,7 +40,7 @@ ENGINE_GAUGES: Mapping[str, str] = {
 """What the engine has now: name -> help."""
 ENGINE_TALLIES: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "batch_choices": ("Choices in a batch", SIZES),
-    "swap_seconds": ("From seeing a new champion to serving it", SECONDS),
+    "swap_seconds": ("From beginning to load a new champion to serving it", SECONDS),
     "writer_batch_replies": ("Replies in a pass of the writer", SIZES),
     "writer_queue_seconds": ("From asking for a generated reply to its place in the batch", SECONDS),
 }

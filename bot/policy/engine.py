@@ -43,6 +43,9 @@ from bot.policy.weights import VersionFiles, read_version
 
 log = logging.getLogger(__name__)
 
+ROOM_WAIT_S = 60.0
+"""How long a new champion waits while as many versions are in use as have copies of the layers."""
+
 
 class Engine:
     """Policy and Embedder over local models."""
@@ -56,7 +59,11 @@ class Engine:
         load_causal: Callable[[], CausalPart] | None = None,
         max_batch: int = 32,
         writing: WriterOptions | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
+        self._crowded_at: float | None = None
+        """Since when a new champion waits for older versions to leave."""
         self._model = model
         self._adapters = adapters
         self._temperature = temperature
@@ -107,8 +114,19 @@ class Engine:
     async def _follow_once(self) -> None:
         pointer = self._adapters.champion()
         is_news = pointer.version != self._champion and self._refused.get(pointer.version) != pointer.since
-        if is_news and not await self._adopt(pointer.version):
+        if not is_news or self._waits_for_room(pointer.version):
+            return
+        self._crowded_at = None
+        if not await self._adopt(pointer.version):
             self._refused[pointer.version] = pointer.since
+
+    def _waits_for_room(self, version: str) -> bool:
+        """Whether older versions are to end their replies first, so that this one's words are computed as always."""
+        if self._voice is None or self._voice.has_room or version == BASE_VERSION or version in self._loaded:
+            return False
+        now = self._clock()
+        self._crowded_at = self._crowded_at if self._crowded_at is not None else now
+        return now - self._crowded_at < ROOM_WAIT_S
 
     # --- Policy -----------------------------------------------------------------------------------------------------
     @property
@@ -272,7 +290,7 @@ class Engine:
 
     async def _adopt(self, version: str) -> bool:
         """Load, probe and flip; on any fault the champion stays."""
-        started = time.perf_counter()
+        started = self._clock()
         try:
             if version != BASE_VERSION:
                 await self._load(version)
@@ -282,7 +300,7 @@ class Engine:
             return False
         if version != self._champion:
             self._num_swaps += 1
-            self._swap_s.add(time.perf_counter() - started)
+            self._swap_s.add(self._clock() - started)
         self._champion = version
         log.info("serving %s", version)
         await self._free_unused()

@@ -47,12 +47,16 @@ class Vocabulary:
         return tuple(self.tokenizer(opened[len(asked) :], add_special_tokens=False)["input_ids"])
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """Tokens of a rendered prompt (`bot.render`). Oldest tokens after the system text are dropped when too long."""
+        """Tokens of a rendered prompt (`bot.render`). When it is too long its oldest turns are left out, then the beginning
+        of the system text; what was asked last and the opened turn of the assistant stay. Each is noted in the log."""
         messages = [{"role": role, "content": self._literal(text)} for role, text in json.loads(prompt)]
         while True:
             rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-            if len(ids) <= MAX_PROMPT_TOKENS or len(messages) <= 2:
+            if len(ids) <= MAX_PROMPT_TOKENS:
+                return tuple(ids)
+            if len(messages) <= 2:
+                log.info("a prompt of %d tokens: its beginning is left out (at most %d)", len(ids), MAX_PROMPT_TOKENS)
                 return tuple(ids[-MAX_PROMPT_TOKENS:])
             log.info("a prompt of %d tokens: its oldest turn is left out (at most %d)", len(ids), MAX_PROMPT_TOKENS)
             del messages[1]

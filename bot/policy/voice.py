@@ -38,7 +38,8 @@ NEVER = -20.0
 """Words below this log-probability are not told apart: the grounding mask may have made them impossible (-inf)."""
 MAX_MERGED = 3
 """Versions with a copy of the layers of their own (SmolLM2-135M in bfloat16: 212 MB each): the champion, the one before it
-while its replies end, a candidate. More of them share the base model's and have their adapter beside it."""
+while its replies end, a candidate. More of them share the base model's and have their adapter beside it, which in bfloat16
+rounds otherwise: the same seed may say other words. So a new champion waits for such a place (`Voice.has_room`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,11 @@ class Voice:
         """Counters; zeros where replies are written one by one."""
         writer = self._writer
         return writer.stats if writer is not None else WriterStats()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another version would get a copy of the layers of its own."""
+        return self._held is None or len(self._merged) < MAX_MERGED
 
     def counts(self) -> dict[str, float | Tally]:
         """Since the start, for metrics; any thread may ask. Empty where replies are written one by one."""

@@ -2,7 +2,8 @@
 
 The engine itself, without the service around it (`bench swap-service` has that). A handful of versions of random weights,
 sealed and probed as the learner does it, take turns as champion. Before, every version writes every reply with no other
-version about; under the swaps each reply must be the same, token by token.
+version about; under the swaps each reply must be the same, token by token. What a swap adds is told against the same
+streams before the first swap: the 99th percentile of the waits from one token to the next, and from asking to the first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bot.conversation import Generated
+from bot.conversation import BASE_VERSION, Generated
 from bot.domain import Domain, load_domain
 from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
@@ -39,6 +40,8 @@ from online_learning.bench.swap import learner_of, random_version
 NUM_VERSIONS = 6
 NUM_REQUESTS = 4
 NUM_TOKENS = 32
+QUIET_REPLIES = 2
+"""Of each stream, before the first swap: what its waits are compared with."""
 TIMEOUT_S = 300.0
 """For a new version to be heard."""
 
@@ -54,6 +57,20 @@ class Heard:
     """Begin and end of each wait between two pieces of a reply, seconds."""
     firsts: list[tuple[float, float]] = field(default_factory=list)
     """Begin and end of each wait from the request to the first piece, seconds."""
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def add_reply(self, *, dropped: bool, garbled: bool) -> None:
+        """One ended."""
+        async with self._changed:
+            self.replies += 1
+            self.dropped += dropped
+            self.garbled += garbled
+            self._changed.notify_all()
+
+    async def count_to(self, replies: int) -> None:
+        """Wait until so many have ended."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.replies >= replies)
 
 
 def main(settings: Settings, args: argparse.Namespace) -> int:
@@ -94,13 +111,14 @@ async def _measure(
         TextRequest(prompt, (source,), number, NUM_TOKENS, chat=str(number))
         for number, (prompt, source) in enumerate(prompts_of(domain, NUM_REQUESTS))
     ]
-    reference = {version: await _written(engine, version, requests) for version in versions}
+    reference = {version: await _written(engine, version, requests) for version in (BASE_VERSION, *versions)}
     heard, over = Heard(), asyncio.Event()
     begun: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
     streams = [
         asyncio.create_task(_stream(engine, requests, i, reference, heard, begun, over)) for i in range(num_streams)
     ]
     following = asyncio.create_task(engine.follow_champion(poll_s=0.01))
+    await heard.count_to(QUIET_REPLIES * num_streams)
     swaps, rss = [], [_rss_mib()]
     for number in tqdm(range(num_swaps), unit="swap", file=sys.stderr, disable=None):
         version, started = versions[number % len(versions)], time.monotonic()
@@ -122,6 +140,8 @@ def _report(
     heard: Heard, swaps: Sequence[tuple[float, float]], rss: Sequence[float], num_streams: int, step_ms: float
 ) -> dict[str, Any]:
     settled = rss[min(len(rss) - 1, NUM_VERSIONS)]
+    gaps = _waits("gap", "added_ms_p99", heard.gaps, swaps)
+    added = gaps["added_ms_p99"]
     return {
         "swaps": len(swaps),
         "streams": num_streams,
@@ -129,8 +149,9 @@ def _report(
         "dropped": heard.dropped,
         "garbled": heard.garbled,
         "step_ms": round(step_ms, 1),
-        **_waits("gap", "added_ms_p99", heard.gaps, swaps),
+        **gaps,
         **_waits("first", "added_first_ms_p99", heard.firsts, swaps),
+        "within_a_step": None if added is None else added <= step_ms,
         "swap_s": percentiles([done - at for at, done in swaps]),
         "rss_mib": {"settled": round(settled), "end": round(rss[-1])},
         "rss_growth": round(rss[-1] / settled - 1, 4),
@@ -140,15 +161,16 @@ def _report(
 def _waits(
     kind: str, added: str, waits: Sequence[tuple[float, float]], swaps: Sequence[tuple[float, float]]
 ) -> dict[str, Any]:
-    """Milliseconds of the waits that touch a swap and of all others, and by how much the former are longer."""
+    """Milliseconds of the waits that ended before the first swap and of those that touch one, and by how much the latter
+    are longer."""
+    before = [end - begin for begin, end in waits if end < swaps[0][0]]
     near = [end - begin for begin, end in waits if any(begin <= done and end >= at for at, done in swaps)]
-    far = [end - begin for begin, end in waits if not any(begin <= done and end >= at for at, done in swaps)]
-    at_swap, otherwise = (percentiles(some, 1000, (50, 99)) for some in (near, far))
-    both = at_swap["p99"] is not None and otherwise["p99"] is not None
+    quiet, at_swap = (percentiles(some, 1000, (50, 99)) for some in (before, near))
+    both = at_swap["p99"] is not None and quiet["p99"] is not None
     return {
-        f"{kind}_ms": otherwise,
+        f"{kind}_ms": quiet,
         f"{kind}_ms_at_swap": at_swap,
-        added: round(float(at_swap["p99"] or 0) - float(otherwise["p99"] or 0), 2) if both else None,
+        added: round(float(at_swap["p99"] or 0) - float(quiet["p99"] or 0), 2) if both else None,
     }
 
 
@@ -186,14 +208,9 @@ async def _stream(
                 waits.append((since, now))
                 last, generated = now, piece.generated
                 begun[lease.version].set()
-            expected = reference.get(lease.version, [])
-            heard.replies += 1
-            heard.dropped += generated is None
-            if generated is not None and expected:
-                heard.garbled += (generated.token_ids, generated.text) != (
-                    expected[place].token_ids,
-                    expected[place].text,
-                )
+            expected = reference[lease.version][place]
+            is_same = generated and (generated.token_ids, generated.text) == (expected.token_ids, expected.text)
+            await heard.add_reply(dropped=generated is None, garbled=generated is not None and not is_same)
 
 
 def _rss_mib() -> float:

@@ -28,6 +28,7 @@ from bot.policy.model import PolicyModel
 from bot.policy.types import ActRequest, Lease, TextRequest
 from bot.rollout import Rollout
 from bot.settings import RolloutSettings
+from tests.service_rig import Clock
 from tests.tiny_models import (
     TEMPERATURE,
     load_tiny_causal,
@@ -184,6 +185,34 @@ async def test_streams_of_three_versions_at_once_are_each_their_own(rig: Rig) ->
 
     await asyncio.gather(*(one(version) for version in [*versions, versions[0], *versions]))
     assert rig.in_memory == set()
+
+
+async def test_a_new_champion_waits_for_older_versions_whose_copies_are_in_use(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are two copies, and replies of both go on: the third version serves when one has ended. The control: after a
+    minute it serves anyhow, from the base model's layers with its adapter beside them."""
+    monkeypatch.setattr("bot.policy.voice.MAX_MERGED", 2)
+    clock = Clock()
+    engine = rig.engine = rig.another_engine(clock=clock)
+    async with engine.lease() as lease:
+        await write(lease)  # The language model is there from now on.
+    await rig.promote(rig.publish(1))
+    async with half_written(engine) as (_, finish):
+        await rig.promote(rig.publish(2))
+        await rig.promote(rig.publish(3))
+        assert engine.champion == "v000002"
+        await finish()
+    await engine._follow_once()
+    assert engine.champion == "v000003"
+
+    async with engine.lease("v000002"):
+        await rig.promote(rig.publish(4))
+        assert engine.champion == "v000003"
+        clock.now += 61
+        await engine._follow_once()
+        assert engine.champion == "v000004"
+        assert (await write_under(engine)).token_ids
 
 
 async def test_rolling_back_to_the_fresh_install_goes_on_serving(rig: Rig) -> None:

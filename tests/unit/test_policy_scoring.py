@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -237,6 +238,22 @@ def test_old_turns_are_dropped_from_a_long_prompt_and_the_system_text_stays(caus
     assert "Rules." in text
     assert "3 card" in text
     assert "0 card" not in text
+
+
+@pytest.mark.parametrize(("num_facts", "noted"), [(400, True), (2, False)])
+def test_the_question_stays_where_not_even_the_facts_fit(
+    causal: CausalPart, num_facts: int, noted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The beginning of the facts goes, with a note, and the assistant's turn stays opened. The control fits as it is."""
+    caplog.set_level("INFO")
+    prompt = json.dumps([["system", "Rules. " + "fact about cards " * num_facts], ["user", "where is MY card?"]])
+    ids = causal.prompt_ids(prompt)
+    text = causal.tokenizer.decode(list(ids))
+    assert len(ids) <= 1024
+    assert "where is MY card?" in text
+    assert ids[-len(causal.vocabulary.header_ids) :] == causal.vocabulary.header_ids
+    assert ("Rules." in text) is not noted
+    assert any("its beginning is left out" in record.getMessage() for record in caplog.records) is noted
 
 
 # --- invariant 1: words -----------------------------------------------------------------------------------------------

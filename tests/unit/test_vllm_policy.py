@@ -411,6 +411,20 @@ async def test_a_server_that_was_restarted_unseen_gets_its_adapters_back(rig: Ri
     assert [verb for verb, _ in rig.fake.calls if verb in ("load", "restart")] == ["load", "restart", "load"]
 
 
+async def test_what_the_server_refuses_of_a_candidate_is_known_to_whoever_leads_it(rig: Rig) -> None:
+    """So that a canary is withdrawn. Of the champion beside it nothing is known."""
+    champion = rig.publish()
+    await rig.policy.step()
+    candidate = publish(rig.adapters, gain=0.4)
+    async with rig.policy.lease(candidate):
+        assert rig.policy.fault(candidate) == ""
+        rig.fake.refusal = "rank 64 is greater than max_lora_rank 16"
+        await rig.policy.step()
+        assert "rank 64" in rig.policy.fault(candidate)
+    assert (rig.policy.champion, rig.policy.fault(champion)) == (champion, "")
+    assert (await rig.write()).token_ids
+
+
 async def test_versions_go_on_while_the_server_is_gone(rig: Rig) -> None:
     """Acts of a new version serve at once, its words when the server is back and has passed its probe."""
     await rig.policy.step()

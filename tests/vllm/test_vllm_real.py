@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from bot.conversation import BASE_VERSION, Generated
+from bot.feedback.store import Store
 from bot.policy.adapted import BASE, lora_config
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
@@ -26,7 +27,8 @@ from bot.policy.vllm import VllmPolicy
 from bot.policy.vllm_adapters import RemoteAdapters
 from bot.policy.vllm_server import ServerGone, VllmServer
 from bot.policy.weights import write_part
-from bot.settings import EngineSettings
+from bot.rollout import Rollout
+from bot.settings import EngineSettings, RolloutSettings
 from online_learning.bench.serve_vllm import measure_vllm
 from tests.tiny_models import make_text_probes, random_adapter
 from tests.version_folder import SECRET, make_manifest
@@ -156,6 +158,33 @@ async def test_the_old_adapter_is_gone_from_the_server_after_its_last_reply(home
     ours = [name for name in served if name.startswith(home.policy._remotes.prefix)]
 
     assert [version for version in (first, second) for name in ours if f"-{version}-" in name] == [second]
+
+
+async def test_a_canary_writes_beside_the_champion_and_a_damaged_one_is_withdrawn(home: Home, tmp_path: Path) -> None:
+    """Two adapters on the server at once, each reply by its own; then a candidate whose weights are not those that were
+    probed: withdrawn with the server's reason, and the champion writes for everybody."""
+    champion = home.publish(seed=1)
+    home.adapters.set_champion(champion, "test", "test")
+    candidate, broken = home.publish(seed=2), home.publish(seed=3, probed_seed=4)
+    home.acts.champion = champion
+    with Store(tmp_path / "rejoinder.db") as store:
+        rollout = Rollout(home.policy, home.adapters, store, RolloutSettings(), b"k" * 32)
+        home.adapters.set_canary(candidate, 1.0, "test", "test")
+        await rollout.step()
+        await home.policy.step()
+        for version in (rollout.version_for("c1"), None):
+            async with home.policy.lease(version) as lease:
+                assert home.off(await written(lease), version or champion) <= TOLERANCE
+        assert (rollout.version_for("c1"), home.policy.champion) == (candidate, champion)
+
+        home.adapters.set_canary(broken, 1.0, "test", "test")
+        await rollout.step()
+        await home.policy.step()
+        assert rollout.version_for("c1") is None
+        await rollout.step()
+        assert home.adapters.canary() is None
+        assert "not what was trained" in home.adapters.history()[-1]["reason"]
+        assert (await home.write()).token_ids
 
 
 async def test_its_speed_can_be_measured(rack: Rack, home: Home) -> None:
