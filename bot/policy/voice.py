@@ -88,6 +88,7 @@ class Voice:
         with self._reviving:
             if self._held is not None and self._held.has_died:
                 log.error("the writer's thread has ended; another one takes its place")
+                self._held.close()  # The decoder is the new one's when the old thread has let go of it.
                 self._held = self._writer_over(self._held.decoder)
             return self._held
 

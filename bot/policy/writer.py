@@ -97,8 +97,9 @@ class Writer:
 
     @property
     def has_died(self) -> bool:
-        """Whether its thread ended without being told to: it writes no more, and another has to take its place."""
-        return not (self._thread.is_alive() or self._is_told_to_stop)
+        """Whether its thread ends without being told to: it writes no more, and another has to take its place once this one
+        is closed."""
+        return self._closed and not self._is_told_to_stop
 
     async def write(
         self, request: TextRequest, version: str, invocation: Sequence[int]
