@@ -35,6 +35,7 @@ from bot.errors import ModelError
 from bot.feedback.desk_records import CaseUse
 from bot.feedback.signals import rephrase_signal
 from bot.feedback.store import Store
+from bot.happenings import action_ran, happened
 from bot.language import known_language, likely_language
 from bot.policy.acts import CANCELLED, FormStep, legal_acts
 from bot.policy.asking import Asker
@@ -125,10 +126,10 @@ class Session:
         messages = await asyncio.to_thread(self._store.messages, conversation.id)
         tried = await asyncio.to_thread(self._tried, messages, message)
         messages = [line for line in messages if line.seq <= message.seq]
-        tracker = await asyncio.to_thread(self._tracker, conversation.id)
-        state = _state(conversation.id, messages, tracker)
+        before = await asyncio.to_thread(self._tracker, conversation.id)
+        state = _state(conversation.id, messages, before)
         await self._note_rephrase(messages)
-        tracker, form, texts = await self._advance_form(conversation.person_id, state, tracker)
+        tracker, form, texts = await self._advance_form(conversation.person_id, state, before)
         found = await self._knowledge.find(render.query_text(state), self._settings.policy.num_candidates)
         temperature = self._settings.policy.temperature
         legal = legal_acts(self._domain, found.articles, found.triggers, temperature, form, found.precedent)
@@ -139,7 +140,9 @@ class Session:
         # Neither in a form, nor where its act was tried already.
         heard = found.precedent if form is None else None
         heard = heard if heard and heard.act in {act.act for act in legal} else None
-        return Situation(conversation, state, found.query, tracker, legal, texts, turn, asked_before, took_ms, heard)
+        return Situation(
+            conversation, state, found.query, tracker, legal, texts, turn, asked_before, took_ms, heard, before
+        )
 
     def _tried(self, messages: Sequence[Message], message: Message) -> frozenset[str]:
         """Acts that answered this message before: asked for another answer, the policy must choose another act."""
@@ -252,7 +255,8 @@ class Session:
         # message is answered again. Actions must bear that (the README tells developers).
         done = await self._actions.run(act.target, state=state, person_id=person_id, domain=self._domain)
         text = "\n\n".join((*situation.form_texts, *done.texts))
-        return Spoken(text, Tracker(slots=tracker.slots | done.slots), quick_replies=tuple(done.buttons))
+        after, ran = Tracker(slots=tracker.slots | done.slots), action_ran(act.target, done)
+        return Spoken(text, after, quick_replies=tuple(done.buttons), ran=ran)
 
     async def _start_form(self, form: str, situation: Situation) -> Situation:
         """Empty the form's slots, then let it take what the message already says."""
@@ -336,6 +340,7 @@ class Session:
                 status=spoken.status,
                 language=likely_language(situation.state.turns[-1].text),
                 case_use=_case_use(decision, situation),
+                events=happened(situation.before, spoken.tracker, spoken.ran),
             )
 
     async def _say(

@@ -57,6 +57,14 @@ class ActionResult(Protocol):
     def buttons(self) -> Sequence[str]:
         """Quick replies offered with the texts."""
 
+    @property
+    def events(self) -> Sequence[dict[str, Any]]:
+        """Rasa events that are not about slots."""
+
+    @property
+    def error(self) -> str:
+        """One line when it failed; empty when it did not."""
+
 
 class FormFilling(Protocol):
     """One step of a form."""
@@ -119,6 +127,8 @@ class Situation:
     """Of the bot's replies so far: whether a rating was asked for."""
     retrieval_ms: float
     precedent: Precedent | None = None
+    before: Tracker = field(default_factory=Tracker)
+    """The tracker as the last reply left it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +140,5 @@ class Spoken:
     sources: tuple[str, ...] = ()
     quick_replies: tuple[str, ...] = ()
     status: str = ""
+    ran: tuple[dict[str, Any], ...] = ()
+    """Events of the action that ran."""

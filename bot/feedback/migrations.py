@@ -64,6 +64,13 @@ def case_texts(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0008_action_events")
+def action_events(db: Database) -> None:
+    """Actions that ran, slots and forms that changed, step by step."""
+    for statement in schema.ACTION_EVENTS:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

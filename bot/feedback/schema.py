@@ -269,3 +269,13 @@ CASE_TEXTS: tuple[str, ...] = (
 )
 """Earlier releases kept a person's question as the text of a case's act, in the choices of others, where erasing the question
 did not reach it. The texts go; those choices score no more, so they teach no more."""
+
+ACTION_EVENTS: tuple[str, ...] = (
+    """
+    CREATE TABLE action_events (
+        decision_id TEXT PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,
+        events TEXT NOT NULL          -- JSON list of Rasa's events
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+"""What a step did beside speaking; erased with its decision."""

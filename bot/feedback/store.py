@@ -159,12 +159,13 @@ class Store:
         status: str = "",
         language: str = "",
         case_use: CaseUse | None = None,
+        events: Sequence[Mapping[str, Any]] = (),
     ) -> Message:
         """Store a bot, operator or system message and, in the same transaction, its decision, what the conversation
-        remembers from now on (`tracker`, plain values) and who is speaking (`status`; empty: as before), what it is written in (`language`), and the
-        case that spoke in the choice. Assigns `seq`. The same message id twice is one row and changes nothing; with another
+        remembers from now on (`tracker`, plain values) and who is speaking (`status`; empty: as before), what it is written in (`language`), the
+        case that spoke in the choice, and what the step did beside speaking (`events`, as Rasa's). Assigns `seq`. The same message id twice is one row and changes nothing; with another
         content: ConflictError. Raises TurnTaken while somebody else speaks (`store_desk.check_turn`)."""
-        return self._write(writes.add_reply, message, decision, tracker, status, language, case_use)
+        return self._write(writes.add_reply, message, decision, tracker, status, language, case_use, events)
 
     def tracker(self, conversation_id: str) -> dict[str, Any] | None:
         """What the conversation remembers, as the last `add_reply` put it; None before the first."""
@@ -198,6 +199,10 @@ class Store:
     def conversation_decisions(self, conversation_id: str) -> list[Decision]:
         """All decisions of a conversation, by turn."""
         return self._read(reads.conversation_decisions, conversation_id)
+
+    def action_events(self, conversation_id: str) -> dict[str, list[dict[str, Any]]]:
+        """Decision id -> what its step did beside speaking; steps that only spoke are left out."""
+        return self._read(reads.action_events, conversation_id)
 
     # --- signals and rewards ------------------------------------------------------------------------------------------
     def add_signal(self, signal: Signal) -> Signal:

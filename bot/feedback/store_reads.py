@@ -193,3 +193,12 @@ def status(conn: Connection, name: str) -> dict[str, Any] | None:
     """None before the first."""
     row = conn.execute("SELECT value FROM status WHERE name = ?", [name]).fetchone()
     return dict(json.loads(row["value"])) if row else None
+
+
+def action_events(conn: Connection, conversation_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Of a conversation's decisions."""
+    found = conn.execute(
+        "SELECT e.* FROM action_events AS e JOIN decisions AS d ON d.id = e.decision_id WHERE d.conversation_id = ?",
+        [conversation_id],
+    )
+    return {row["decision_id"]: json.loads(row["events"]) for row in found}

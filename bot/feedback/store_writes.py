@@ -6,6 +6,7 @@ when another thing comes under the same key. Raises NotFound for a conversation 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -74,12 +75,13 @@ def add_reply(
     status: str,
     language: str,
     case_use: CaseUse | None,
+    events: Sequence[Mapping[str, Any]],
 ) -> Message:
     """Insert a message, the decision behind it, and how it leaves the conversation."""
     if not _exists(conn, message.id):
         check_turn(conn, message)
-    if decision is not None and _add_decision(conn, decision) and case_use is not None:
-        add_case_use(conn, case_use)
+    if decision is not None and _add_decision(conn, decision):
+        _add_what_led_there(conn, decision.id, case_use, events)
     stored, is_new = _append_message(conn, message)
     if is_new and tracker is not None:
         put_status(conn, tracker_name(message.conversation_id), tracker)
@@ -88,6 +90,15 @@ def add_reply(
     if is_new and status:
         update_conversation(conn, message.conversation_id, {"status": status})
     return stored
+
+
+def _add_what_led_there(
+    conn: Connection, decision_id: str, case_use: CaseUse | None, events: Sequence[Mapping[str, Any]]
+) -> None:
+    if case_use is not None:
+        add_case_use(conn, case_use)
+    if events:
+        _insert(conn, "action_events", {"decision_id": decision_id, "events": json.dumps(list(events), default=str)})
 
 
 def _exists(conn: Connection, message_id: str) -> bool:

@@ -122,6 +122,8 @@ class Transcript(_Answer):
     """What its replies were corrected to."""
     case_uses: list[dict[str, Any]] | None = None
     """Cases that spoke in its choices."""
+    action_events: dict[str, list[dict[str, Any]]] | None = None
+    """Decision id -> what its step did beside speaking, as Rasa's events."""
 
 
 class Download(_Answer):

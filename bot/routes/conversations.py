@@ -122,6 +122,7 @@ def _transcript(store: Store, domain: Domain, conversation: Conversation, for_op
         notes=[asdict(note) for note in desk.notes(conversation.id)],
         cases=[asdict(case) for case in desk.cases(conversation.id)],
         case_uses=[asdict(use) for use in desk.case_uses(conversation.id)],
+        action_events=store.action_events(conversation.id),
         signals=[asdict(signal) for signal in store.signals(conversation.id)],
         decisions=[asdict(decision) for decision in store.conversation_decisions(conversation.id)],
         rewards=[asdict(reward) for reward in store.rewards_of(conversation.id)],

@@ -178,6 +178,7 @@ def test_the_page_speaks_the_browsers_language_until_another_is_chosen(new_visit
     page = new_visit(locale="zh-CN").open()
     expect(page.get_by_label("您的消息")).to_be_visible()
     assert page.evaluate("document.documentElement.lang") == "zh"
+    expect(page.get_by_text("它用英语回答。")).to_be_visible()
     page.get_by_role("button", name="对话设置").click()
     page.get_by_text("English").click()
     expect(page.get_by_label("Your message")).to_be_visible()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.chat_page import conversation_of
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
 from tests.browser.test_browser_chat import HOSTILE, ask
+from tests.builders import make_decision, make_message
+from tests.hostile import INERT_JS
 
 pytestmark = pytest.mark.browser
+
+DAY_S = 86_400.0
 
 
 def test_nobody_reads_conversations_without_signing_in(visit: Visit) -> None:
@@ -80,6 +88,93 @@ def test_filters_narrow_the_list(operator_visit: Visit) -> None:
     expect(page.get_by_text("No conversation matches.")).to_be_visible()
     page.get_by_label("Thumb", exact=True).select_option("down")
     expect(page.locator(".od-row")).to_have_count(1)
+
+
+def test_a_filter_is_kept_exported_and_removed(operator_visit: Visit) -> None:
+    """Chosen again it brings its list back; both files hold what it shows and nothing else; removed it is gone."""
+    lilac, name = fresh("lilac"), fresh("Lilac")
+    ask(operator_visit.chat(), f"A {lilac} question").get_by_role("button", name="Bad reply").click()
+    page = operator_visit.open("/operator/")
+    find(page, lilac)
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Thumb", exact=True).focus()
+    for chosen in ("up", "down"):  # by keyboard, which stays there
+        page.keyboard.press("ArrowDown")
+        expect(page.get_by_label("Thumb", exact=True)).to_have_value(chosen)
+    expect(page.get_by_label("Thumb", exact=True)).to_be_focused()
+    page.get_by_label("Name of this filter").fill(name)
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_text(f'Filter "{name}" is saved.')).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_label("Search", exact=True)).to_have_value("")
+    page.get_by_label("Saved filters").select_option(name)
+    expect(page.get_by_label("Search", exact=True)).to_have_value(lilac)
+    expect(page.locator(".od-row")).to_have_count(1)
+    lines = exported(page, "Export JSONL").splitlines()
+    assert (len(lines), lilac in lines[0]) == (1, True)
+    assert lilac in exported(page, "Export CSV")
+    page.get_by_role("button", name=f"Remove the filter {name}").click()
+    expect(page.get_by_text(f'Filter "{name}" is removed.')).to_be_visible()
+    expect(page.get_by_label("Saved filters").locator("option", has_text=name)).to_have_count(0)
+
+
+def exported(page: Page, link: str) -> str:
+    """The file behind a link."""
+    with page.expect_download() as download:
+        page.get_by_role("link", name=link).click()
+    return Path(download.value.path()).read_text()
+
+
+def test_until_a_day_means_to_its_end(visit: Visit, sign_in: Callable[[Visit], Visit], product: Product) -> None:
+    """From and until the same day: what happened on it, in the reader's own time. The day after holds nothing yet."""
+    product.rig.clock.now += 10 * DAY_S  # the rig's clock begins with the epoch: nothing can be asked before it
+    ochre = fresh("ochre")
+    ask(sign_in(visit).chat(), f"An {ochre} question")
+    page = visit.open("/operator/")
+    find(page, ochre)
+    day = product.rig.store.newest_replies(1)[0].created_at
+    today, tomorrow = page.evaluate(
+        "moments => moments.map((at) => new Date(at * 1000).toLocaleDateString('sv'))", [day, day + DAY_S]
+    )
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("From").fill(today)
+    page.get_by_label("Until").fill(today)
+    expect(page.get_by_label("Until")).to_have_value(today)
+    expect(page.locator(".od-row")).to_have_count(1)
+    page.get_by_label("Until").fill(tomorrow)
+    page.get_by_label("From").fill(tomorrow)
+    expect(page.get_by_text("No conversation matches.")).to_be_visible()
+
+
+def test_what_an_action_did_is_read_beside_what_it_said(operator_visit: Visit, product: Product) -> None:
+    """The action and why it failed, slots, forms, and events that only Rasa knows; whatever a slot holds stays text."""
+    chat, umber = operator_visit.chat(), fresh("umber")
+    ask(chat, f"An {umber} question")
+    here = conversation_of(chat)
+    decision = make_decision(id=fresh("d"), conversation_id=here, turn=9)
+    fields = {"conversation_id": here, "role": "bot", "decision_id": decision.id, "text": "Done."}
+    events = [
+        {"event": "action", "name": "action_freeze_card", "error": "it raised KeyError"},
+        {"event": "slot", "name": "card_last4", "value": HOSTILE},
+        {"event": "slot", "name": "freeze_confirmed", "value": None},
+        {"event": "active_loop", "name": None},
+        {"event": "reminder", "name": "tomorrow", "intent": "check"},
+    ]
+    product.rig.store.add_reply(make_message(id=fresh("m"), **fields), decision, events=events)
+    page = operator_visit.open("/operator/")
+    find(page, umber)
+    step = page.locator(".od-step", has_text="action failed")
+    step.locator("summary").first.click()
+    expect(step.locator(".od-doings li")).to_have_text(
+        [
+            "ran action_freeze_card it raised KeyError",
+            f"card_last4 = {json.dumps(HOSTILE)}",
+            "freeze_confirmed was emptied",
+            "ended the form",
+            'reminder {"intent":"check","name":"tomorrow"}',
+        ]
+    )
+    assert page.evaluate(INERT_JS, "#rj-desk") == []
 
 
 def test_signing_out_closes_the_pages(operator_visit: Visit) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from bot.conversation import Message
+from bot.conversation import Message, SignalKind
 from bot.feedback.desk import Doing
 from tests.browser.accessibility import serious_findings
 from tests.browser.chat_page import ask, conversation_of, replies, say
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
+from tests.builders import make_signal
 from tests.hostile import INERT_JS, PAYLOADS
 from tests.service_rig import OPERATOR_KEY
 
@@ -174,6 +175,8 @@ def test_two_hundred_hostile_texts_are_inert(new_visit: Callable[..., Visit], pr
     for payload in PAYLOADS[::20]:
         store.desk.add_note(doing, conversation_id, payload.text)
         store.desk.tag(doing, conversation_id, payload.text[:40], present=True)
+        said_of_all = {"conversation_id": conversation_id, "kind": SignalKind.CSAT, "decision_id": "", "value": 1.0}
+        store.add_signal(make_signal(key=payload.marker, comment=payload.text, **said_of_all))
     desk = sign_in(new_visit())
     desk.keyboard.press("j")
     expect(desk.locator(".od-message.od-user")).to_have_count(len(PAYLOADS) + 1)
@@ -195,5 +198,8 @@ def test_axe_finds_nothing_serious(new_visit: Callable[..., Visit], width: int, 
     desk.keyboard.press("j")
     desk.locator(".od-step summary").last.click()
     expect(desk.locator(".od-acts")).to_be_visible()
+    assert serious_findings(desk, "#rj-desk") == []
+    desk.keyboard.press("i")
+    expect(desk.get_by_role("heading", name="About the whole conversation")).to_be_visible()
     assert serious_findings(desk, "#rj-desk") == []
     assert desk.evaluate("document.documentElement.scrollWidth") <= width

@@ -26,7 +26,8 @@ def talk(store: Store, name: str, word: str) -> Conversation:
     store.add_user_message(make_message(id=f"u{name}", text=f"my {word} card", client_id="a", **here))
     decision = make_decision(id=f"d{name}", person_id=f"p{name}", query=f"my {word} card", **here)
     reply = make_message(id=f"b{name}", role="bot", text=f"About {word}.", decision_id=decision.id, **here)
-    store.add_reply(reply, decision, tracker={"slots": {"what": word}})
+    slot = {"event": "slot", "name": "what", "value": word}
+    store.add_reply(reply, decision, tracker={"slots": {"what": word}}, events=[slot])
     signal = make_signal(key=f"k{name}", author=f"p{name}", decision_id=decision.id, comment=f"good {word}", **here)
     stored = store.add_signal(signal)
     store.put_rewards([make_reward(decision_id=decision.id, **here)], stored.seq)
@@ -91,6 +92,7 @@ def test_an_erased_conversation_is_gone_everywhere_and_the_other_is_whole(store:
         [],
         None,
     )
+    assert (store.action_events("c1"), len(store.action_events("c2"))) == ({}, 1)
     assert store.list_conversations(ConversationFilter(text=SECRET)) == []
     assert [row.conversation.id for row in store.list_conversations(ConversationFilter(text="debit"))] == ["c2"]
     assert taught(store) == ["dc2"]

@@ -231,6 +231,24 @@ async def test_a_card_is_frozen_after_it_was_named_and_confirmed(rig: Rig) -> No
     assert (await rig.say("Where is it?")).act == "respond:utter_out_of_scope"  # the form is over
 
 
+async def test_what_a_step_did_beside_speaking_is_kept_with_its_decision(rig: Rig) -> None:
+    """The form that began, the slot it filled, the action that ran and what it emptied; speaking alone leaves nothing."""
+    rig.knowledge.found = triggers("action_freeze_card")
+    began = await rig.say("freeze my card", "run:action_freeze_card")
+    filled, done = await rig.say("4412"), await rig.say("Yes")
+    spoke = await rig.say("Where is it?")
+    slot = {"event": "slot", "name": "card_last4"}
+    assert rig.store.action_events(spoke.conversation_id) == {
+        began.decision_id: [{"event": "active_loop", "name": "freeze_card_form"}],
+        filled.decision_id: [slot | {"value": "4412"}],
+        done.decision_id: [
+            {"event": "action", "name": "action_freeze_card"},
+            slot | {"value": None},
+            {"event": "active_loop", "name": None},
+        ],
+    }
+
+
 async def test_a_no_leaves_the_card_as_it_is(rig: Rig) -> None:
     """And ends the form."""
     rig.knowledge.found = triggers("action_freeze_card")

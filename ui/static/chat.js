@@ -31,6 +31,7 @@ export class Chat {
   /** `server`: address of the product's root; `config`: what the page carries (ui/chat.py). */
   constructor(server, { texts, language, assistant, ai_notice: aiNotice, human_offer: humanOffer }) {
     this.language = chooseLanguage(texts, language);
+    this.domainLanguage = language;
     // The domain's own words are in its language; whoever reads another is told in that.
     this.isTranslated = this.language !== language;
     this.say = catalogue(texts[this.language]);
@@ -216,7 +217,8 @@ export class Chat {
   }
 
   #introduce(assistant, aiNotice, humanOffer) {
-    const notice = this.isTranslated ? [this.say("ai_notice"), this.say("human_offer")] : [aiNotice, humanOffer];
+    const foreign = this.say("foreign", { language: this.say(`speaks.${this.domainLanguage}`, {}, this.domainLanguage) });
+    const notice = this.isTranslated ? [`${this.say("ai_notice")} ${foreign}`, this.say("human_offer")] : [aiNotice, humanOffer];
     this.shell.introduce(assistant, ...notice);
   }
 

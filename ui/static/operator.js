@@ -2,8 +2,9 @@
 
 import { el, newId } from "./dom.js";
 import { call, conversationPath, Live, query, read } from "./operator_api.js";
+import { correctReply, draftArticle, showKeys } from "./operator_dialogs.js";
 import { List } from "./operator_list.js";
-import { ask, button, code, faint, field, percent, pill, select, show, statePill, table } from "./operator_parts.js";
+import { ask, button, code, faint, field, percent, pill, select, show, statePill } from "./operator_parts.js";
 import { reviewPairs } from "./operator_pairs.js";
 import { people } from "./operator_people.js";
 import { drawSide, TranscriptView } from "./operator_transcript.js";
@@ -11,12 +12,6 @@ import { drawSide, TranscriptView } from "./operator_transcript.js";
 const PAGE = 50;
 const SETTLE_MS = 200;
 const SNOOZE_S = 3600;
-const KEYS = [
-  ["j / k", "next, previous conversation"], ["Enter", "to the transcript"], ["/", "search"], ["a", "claim, or give back"],
-  ["t", "take over"], ["r", "write to the customer"], ["h", "hand back to the bot"], ["e", "resolve"],
-  ["z", "snooze for an hour, or wake"], ["f", "flag, or unflag"], ["#", "tag"], ["n", "note"], ["c", "correct the last reply"],
-  ["o", "open or close the last reply's details"], ["p", "compare two versions"], ["?", "this sheet"],
-];
 
 class Desk {
   constructor(root) {
@@ -24,7 +19,7 @@ class Desk {
     this.next = null;
     this.openId = null;
     this.draftOf = null;
-    this.list = new List({ filter: () => this.#reload(), open: (id) => this.#open(id), more: () => this.#more(), save: (name, filter) => this.#save(name, filter) });
+    this.list = new List({ filter: () => this.#reload(), open: (id) => this.#open(id), more: () => this.#more(), save: (name, filter) => this.#save(name, filter), forget: (name) => this.#forget(name) });
     this.transcript = new TranscriptView({
       why: (id) => read(`v1/decisions/${encodeURIComponent(id)}/why`).catch(() => null),
       correct: (message) => this.#correct(message),
@@ -58,7 +53,7 @@ class Desk {
       await call("DELETE", "v1/session");
       location.assign("../login");
     };
-    return el("nav", { class: "od-top", aria: { label: "Pages" } }, el("span", { class: "od-brand" }, "Rejoinder"), link("Conversations", "./", true), this.studio, link("Chat", "../"), el("span", { class: "od-spring" }), this.lamp, this.who, this.people, button("Compare", () => this.#pairs(), { tone: "quiet", keys: "p" }), button("Keys", () => this.#sheet(), { tone: "quiet", keys: "?" }), button("Sign out", out, { tone: "quiet" }));
+    return el("nav", { class: "od-top", aria: { label: "Pages" } }, el("span", { class: "od-brand" }, "Rejoinder"), link("Conversations", "./", true), this.studio, link("Chat", "../"), el("span", { class: "od-spring" }), this.lamp, this.who, this.people, button("Compare", () => this.#pairs(), { tone: "quiet", keys: "p" }), button("Keys", showKeys, { tone: "quiet", keys: "?" }), button("Sign out", out, { tone: "quiet" }));
   }
 
   async #begin() {
@@ -84,6 +79,11 @@ class Desk {
   async #save(name, filter) {
     const { q, view, assignee, order, thumb, csat, outcome, flagged, language, version, act, article, tag, since, until } = filter;
     await this.#do(() => call("PUT", `v1/filters/${encodeURIComponent(name)}`, { q, view, assignee, order, thumb, csat, outcome, flagged, language, version, act, article, tag, since, until }), `Filter "${name}" is saved.`);
+    await this.#facets();
+  }
+
+  async #forget(name) {
+    await this.#do(() => call("DELETE", `v1/filters/${encodeURIComponent(name)}`), `Filter "${name}" is removed.`);
     await this.#facets();
   }
 
@@ -133,6 +133,7 @@ class Desk {
     this.openId = id;
     this.shown = null;
     this.draftOf = null;
+    this.body.classList.remove("aside");
     this.body.classList.add("reading");
     this.list.mark(id);
     this.live?.look(id);
@@ -162,7 +163,7 @@ class Desk {
       this.transcript.draw(answer, this.canAct);
       this.#drawHead();
       this.#drawComposer();
-      drawSide(this.side, answer, { tag: () => this.#tag(), untag: (tag) => this.#mark({ remove_tag: tag }), note: () => this.#note() }, this.canAct);
+      drawSide(this.side, answer, { tag: () => this.#tag(), untag: (tag) => this.#mark({ remove_tag: tag }), note: () => this.#note(), back: () => this.#toggleAbout() }, this.canAct);
     } catch (error) {
       this.#tell(error.message, true);
     }
@@ -181,7 +182,14 @@ class Desk {
       button("Resolve", () => this.#turn("resolve", "Resolved."), { keys: "e" }),
     ];
     const state = [statePill(desk.state), desk.assignee && pill(`@${desk.assignee}`, "accent"), watchers.length > 0 && pill(`${watchers.join(", ")} looking`, "eye")].filter(Boolean);
-    this.head.replaceChildren(back, el("div", { class: "od-state" }, ...state), el("span", { class: "od-spring" }), ...(this.canAct ? marks : []));
+    const about = button("About", () => this.#toggleAbout(), { tone: "od-about", keys: "i" });
+    this.head.replaceChildren(back, el("div", { class: "od-state" }, ...state), el("span", { class: "od-spring" }), ...(this.canAct ? marks : []), about);
+  }
+
+  /** Narrow screens: what is known about the conversation, in the place of the transcript. */
+  #toggleAbout() {
+    const isOpen = this.body.classList.toggle("aside");
+    this.body.querySelector(isOpen ? ".od-side .od-about" : ".od-head .od-about")?.focus();
   }
 
   #drawComposer() {
@@ -191,7 +199,11 @@ class Desk {
     if (!this.canAct || wanted === this.composerFor) return;
     this.composerFor = wanted;
     if (!speaking) {
-      const words = desk.status === "person" ? `${desk.assignee} is speaking with the customer.` : "The assistant answers. Take over to speak yourself: it is silent until you hand back.";
+      const words = {
+        person: `${desk.assignee} is speaking with the customer.`,
+        waiting: "The customer waits for a person; until then the assistant answers. Take over to speak yourself.",
+        resolved: "Closed. It opens again when the customer writes, or when you take over.",
+      }[desk.status] ?? "The assistant answers. Take over to speak yourself: it is silent until you hand back.";
       this.composer.replaceChildren(faint(words), button(desk.status === "person" ? "Take over from them" : "Take over", () => this.#takeOver(), { tone: "primary", keys: "t" }));
       return;
     }
@@ -318,20 +330,11 @@ class Desk {
 
   async #correct(message) {
     this.acts ??= await read("v1/acts");
-    const text = el("textarea", { class: "od-input", rows: 5, maxLength: 4000, value: message.text });
-    const options = el("datalist", { id: "od-acts-known" }, ...Object.entries(this.acts).map(([act, title]) => el("option", { value: act }, title)));
-    const act = el("input", { class: "od-input", placeholder: "answer:…" });
-    act.setAttribute("list", options.id);
-    const fields = [field("The right act", act, "Pick an article, a response or an action: the weights learn it, too."), options, field("Or the right words", text, "Edited words are shown as you write them whenever the same is asked; leave them as they are to pick an act only.")];
-    const send = () => call("POST", "v1/corrections", { message_id: message.id, act: act.value.trim(), text: act.value.trim() ? "" : text.value });
-    if (await ask("Correct this reply", fields, "Correct it", send)) await this.#do(async () => {}, "In force: the same question is answered so from now on.");
+    if (await correctReply(message, this.acts)) await this.#do(async () => {}, "In force: the same question is answered so from now on.");
   }
 
   async #missing(message) {
-    const title = el("input", { class: "od-input", required: true, maxLength: 120 });
-    const answer = el("textarea", { class: "od-input", rows: 5, maxLength: 8000 });
-    const fields = [field("Title of the article", title), field("What it should say", answer, "A first version; developers finish it in the studio.")];
-    if (await ask("The right article is missing", fields, "Keep the draft", () => call("POST", "v1/drafts", { message_id: message.id, title: title.value.trim(), answer: answer.value }))) this.#tell("The draft is kept with the question.");
+    if (await draftArticle(message)) this.#tell("The draft is kept with the question.");
   }
 
   async #article(id) {
@@ -343,16 +346,12 @@ class Desk {
     return reviewPairs(this.canAct).catch((error) => this.#tell(error.message, true));
   }
 
-  #sheet() {
-    show("Keys", table(["Key", "Does"], KEYS.map(([keys, words]) => [el("kbd", {}, keys), words])));
-  }
-
   // --- keys, lamp, words ------------------------------------------------------------------------------------------------
   #onKey(event) {
     const typing = event.target.closest?.("input, textarea, select, dialog[open]");
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.me) return;
-    const always = { j: () => this.#open(this.list.beside(this.openId, 1)), k: () => this.#open(this.list.beside(this.openId, -1)), "/": () => this.list.search.focus(), "?": () => this.#sheet(), p: () => this.#pairs(), Escape: () => this.#close() };
-    const onOne = { Enter: () => event.target.closest?.("button, summary, a") ? null : this.transcript.node.focus(), o: () => this.#toggleLast() };
+    const always = { j: () => this.#open(this.list.beside(this.openId, 1)), k: () => this.#open(this.list.beside(this.openId, -1)), "/": () => this.list.search.focus(), "?": showKeys, p: () => this.#pairs(), Escape: () => this.#close() };
+    const onOne = { Enter: () => event.target.closest?.("button, summary, a") ? null : this.transcript.node.focus(), o: () => this.#toggleLast(), i: () => this.#toggleAbout() };
     const acting = {
       a: () => this.#claim(), t: () => this.#takeOver(), h: () => this.#turn("handback", "The assistant answers again."), e: () => this.#turn("resolve", "Resolved."),
       z: () => this.#snooze(), f: () => this.#mark({ flagged: !this.shown.desk.flagged }), "#": () => this.#tag(), n: () => this.#note(), c: () => this.#correctLast(), r: () => this.field?.isConnected && this.field.focus(),

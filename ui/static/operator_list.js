@@ -19,6 +19,18 @@ const EMPTY = {
   version: "", act: "", article: "", tag: "", since: 0, until: 0,
 };
 
+/** "2026-11-05" for epoch seconds. */
+function dayOf(at) {
+  const day = new Date(at * 1000);
+  return [day.getFullYear(), day.getMonth() + 1, day.getDate()].map((part) => String(part).padStart(2, "0")).join("-");
+}
+
+/** Epoch seconds of the midnight that begins a day, or `later` days after it. */
+function startOf(text, later) {
+  const [year, month, day] = text.split("-").map(Number);
+  return new Date(year, month - 1, day + later).getTime() / 1000;
+}
+
 export class List {
   /** `on`: {filter(filter), open(id), more(), save(name, filter), forget(name)}. */
   constructor(on) {
@@ -28,6 +40,9 @@ export class List {
     this.rows = [];
     this.facets = { acts: [], articles: [], versions: [], tags: [], operators: [] };
     this.saved = [];
+    this.chosen = "";
+    this.savedRow = el("div", { class: "od-saved" });
+    this.saveName = el("input", { class: "od-input", placeholder: "Name", maxLength: 60, data: { name: "save" }, aria: { label: "Name of this filter" } });
     this.tabs = el("div", { class: "od-tabs", role: "group", aria: { label: "Views" } });
     this.search = el("input", { type: "search", class: "od-input", placeholder: "Search conversations", maxLength: 200, aria: { label: "Search" } });
     this.search.addEventListener("keydown", (event) => {
@@ -45,7 +60,9 @@ export class List {
 
   set(changes) {
     this.filter = { ...this.filter, ...changes };
-    this.drawFilters();
+    // Only what depends on the filter: a control that is drawn anew while somebody types in it loses their place.
+    this.savedRow.replaceChildren(...this.#savedParts());
+    this.#markActive();
     this.on.filter(this.filter);
   }
 
@@ -53,6 +70,7 @@ export class List {
     this.view = view;
     const [, , wanted] = VIEWS.find(([name]) => name === view);
     this.set({ assignee: "", order: "newest", ...wanted });
+    this.drawFilters();
   }
 
   drawTabs(counts) {
@@ -76,20 +94,28 @@ export class List {
   setFacets(facets, saved) {
     this.facets = facets;
     this.saved = saved;
+    if (!saved.some(({ name }) => name === this.chosen)) this.chosen = "";
     this.drawFilters();
   }
 
   drawFilters() {
     const { filter, facets } = this;
     const some = (any, values) => [["", any], ...values.map((value) => [value, value])];
-    const chosen = (label, name, choices) => field(label, select(choices, String(filter[name]), (value) => this.set({ [name]: name === "csat" ? Number(value) : value })));
+    const chosen = (label, name, choices) => {
+      const node = select(choices, String(filter[name]), (value) => this.set({ [name]: name === "csat" ? Number(value) : value }));
+      node.dataset.name = name;
+      return field(label, node);
+    };
     const day = (label, name) => {
-      const value = filter[name] ? new Date(filter[name] * 1000).toISOString().slice(0, 10) : "";
-      const input = el("input", { type: "date", class: "od-input", value });
-      input.addEventListener("change", () => this.set({ [name]: input.value ? Date.parse(input.value) / 1000 : 0 }));
+      // Days are the reader's own; "until" means to the end of that day.
+      const ends = name === "until" ? 1 : 0;
+      const input = el("input", { type: "date", class: "od-input", data: { name }, value: filter[name] ? dayOf(filter[name] - ends) : "" });
+      input.addEventListener("change", () => this.set({ [name]: input.value ? Math.max(0, startOf(input.value, ends)) : 0 }));
       return field(label, input);
     };
-    const flagged = el("input", { type: "checkbox", checked: filter.flagged, on: { change: () => this.set({ flagged: flagged.checked }) } });
+    const flagged = el("input", { type: "checkbox", data: { name: "flagged" }, checked: filter.flagged, on: { change: () => this.set({ flagged: flagged.checked }) } });
+    // Drawn again when the choices arrive: whoever is at a control by keyboard stays there.
+    const focused = this.panel.contains(document.activeElement) ? document.activeElement.dataset.name : "";
     this.panel.replaceChildren(
       chosen("Thumb", "thumb", [["", "Any"], ["up", "Has a thumb up"], ["down", "Has a thumb down"]]),
       chosen("Satisfaction", "csat", [["0", "Any"], ...[1, 2, 3, 4, 5].map((n) => [String(n), `${n} of 5`])]),
@@ -103,30 +129,41 @@ export class List {
       day("From", "since"),
       day("Until", "until"),
       el("label", { class: "od-check" }, flagged, "Flagged only"),
-      this.#savedRow(),
+      this.savedRow,
     );
-    const active = Object.keys(EMPTY).filter((name) => !["q", "view", "order"].includes(name) && filter[name] !== EMPTY[name]);
+    this.savedRow.replaceChildren(...this.#savedParts());
+    if (focused) this.panel.querySelector(`[data-name="${focused}"]`)?.focus();
+    this.#markActive();
+  }
+
+  #markActive() {
+    const active = Object.keys(EMPTY).filter((name) => !["q", "view", "order"].includes(name) && this.filter[name] !== EMPTY[name]);
     this.toggle.classList.toggle("active", active.length > 0);
   }
 
-  #savedRow() {
+  #savedParts() {
     const kept = select([["", "Saved filters"], ...this.saved.map(({ name }) => [name, name])], "", (name) => {
       const found = this.saved.find((one) => one.name === name);
-      if (found) this.#restore(found.filter);
+      if (found) this.#restore(found.filter, found.name);
     });
+    kept.value = this.chosen;
     kept.setAttribute("aria-label", "Saved filters");
-    const name = el("input", { class: "od-input", placeholder: "Name", maxLength: 60, aria: { label: "Name of this filter" } });
+    kept.dataset.name = "saved";
+    const name = this.saveName;
     const clear = button("Clear", () => this.#restore({}));
+    const forget = this.chosen && button("Remove", () => this.on.forget(this.chosen), { aria: { label: `Remove the filter ${this.chosen}` } });
     const keep = button("Save", () => name.value.trim() && this.on.save(name.value.trim(), this.filter));
     const exports = ["csv", "jsonl"].map((format) => el("a", { class: "od-button", href: absolute(`v1/inbox/export?${query({ ...this.filter, format })}`), download: `conversations.${format}` }, `Export ${format.toUpperCase()}`));
-    return el("div", { class: "od-saved" }, kept, name, keep, clear, ...exports);
+    return [kept, forget, name, keep, clear, ...exports].filter(Boolean);
   }
 
-  #restore(filter) {
+  #restore(filter, name = "") {
+    this.chosen = name;
     this.filter = { ...EMPTY, ...filter };
     this.view = VIEWS.find(([, , wanted]) => (wanted.view ?? "") === this.filter.view && (wanted.assignee ?? "") === this.filter.assignee)?.[0] ?? "all";
     this.search.value = this.filter.q;
     this.set({});
+    this.drawFilters();
   }
 
   /** What the server answered; `openId` is marked. */

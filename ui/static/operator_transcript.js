@@ -4,12 +4,24 @@ import { el } from "./dom.js";
 import { code, faint, percent, pill, signed, table, time, button, statePill } from "./operator_parts.js";
 
 const ROLES = { user: "Customer", bot: "Assistant", operator: "Customer service", system: "Event" };
-const MAX_ACTS = 12;
+const SHOWN_ACTS = 6;
 const MOVED_BY = {
   retriever: "The retriever alone would have chosen this act.",
   case: "A correction of the same question brought this act to the top.",
   weights: "What was learned from ratings brought this act to the top.",
   chance: "This act was drawn by chance: it was not the most probable one, and exploring is how the policy learns.",
+};
+
+/** What a signal says, in words; `value` is what it carries. */
+const SAID = {
+  outcome: ({ value }) => (value > 0 ? pill("solved", "good") : pill("not solved", "bad")),
+  csat: ({ value }) => pill(`${value} of 5`, value > 3 ? "good" : value < 3 ? "bad" : ""),
+  handover: () => pill("asked for a person", "warn"),
+  retry: () => pill("asked for another answer"),
+  rephrase: ({ value }) => pill(`asked again in other words (${Number(value).toFixed(2)} alike)`),
+  abandon: () => pill("left it there"),
+  rating: ({ value }) => pill(`rated ${signed(value)}`, value > 0 ? "good" : "bad"),
+  correction: () => pill("corrected", "accent"),
 };
 
 export class TranscriptView {
@@ -49,8 +61,9 @@ export class TranscriptView {
     const share = Math.exp(decision.logprobs[decision.chosen]);
     const rewards = latest(answer.rewards.filter((reward) => reward.decision_id === decision.id));
     const signals = answer.signals.filter((signal) => signal.decision_id === decision.id);
-    const summary = [code(decision.legal[decision.chosen].act), code(decision.version), el("span", {}, percent(share)), ...rewards.map(rewardPill), ...signals.filter((s) => s.kind === "thumb").slice(-1).filter((s) => s.value).map(thumbPill)];
-    const details = el("details", { class: "od-step", open: this.open.has(message.id) }, el("summary", {}, ...summary));
+    const failed = (answer.action_events?.[decision.id] ?? []).some((event) => event.error);
+    const summary = [code(decision.legal[decision.chosen].act), failed && pill("action failed", "bad"), code(decision.version), el("span", {}, percent(share)), ...rewards.map(rewardPill), ...signals.filter((s) => s.kind === "thumb").slice(-1).filter((s) => s.value).map(thumbPill)];
+    const details = el("details", { class: "od-step", open: this.open.has(message.id) }, el("summary", {}, ...summary.filter(Boolean)));
     const fill = () => details.append(this.#inside(message, decision, answer, rewards, signals));
     if (details.open) fill();
     details.addEventListener("toggle", () => {
@@ -80,7 +93,9 @@ export class TranscriptView {
   #inside(message, decision, answer, rewards, signals) {
     const acts = el("div", {}, this.#acts(decision, this.whys.get(decision.id)));
     if (!this.whys.has(decision.id)) this.#explain(decision, acts);
-    return el("div", { class: "od-inside" }, el("h3", {}, "What it could do, and why it did this"), acts, el("h3", {}, "What people said"), ...signalLines(signals), el("h3", {}, "Reward"), ...rewardLines(rewards), this.#facts(message, decision));
+    const done = answer.action_events?.[decision.id] ?? [];
+    const doings = done.length ? [el("h3", {}, "What it did beside speaking"), el("ol", { class: "od-doings" }, ...done.map(doing))] : [];
+    return el("div", { class: "od-inside" }, el("h3", {}, "What it could do, and why it did this"), acts, ...doings, el("h3", {}, "What people said"), ...signalLines(signals), el("h3", {}, "Reward"), ...rewardLines(rewards), this.#facts(message, decision));
   }
 
   async #explain(decision, acts) {
@@ -94,15 +109,16 @@ export class TranscriptView {
     const ranked = decision.legal.map(({ act, prior_logit: prior }, i) => ({ act, prior, i, share: Math.exp(decision.logprobs[i]), ...(why?.acts[i] ?? {}) }));
     ranked.sort((a, b) => b.share - a.share);
     const heads = ["Act", ...(why ? ["Fresh install", ...(why.case ? ["With the case"] : [])] : []), "Propensity", "Prior"];
-    const rows = ranked.slice(0, MAX_ACTS).map((row) => [
+    const rows = ranked.map((row) => [
       el("span", { class: "od-act" }, code(row.act), row.i === decision.chosen && pill("chosen", "accent"), row.i === decision.mode && pill("most likely")),
       ...(why ? [percent(row.retriever), ...(why.case ? [percent(row.with_case)] : [])] : []),
       bar(row.share),
       row.prior ? signed(row.prior) : "0",
     ]);
-    const more = ranked.length > MAX_ACTS && faint(`and ${ranked.length - MAX_ACTS} more`);
+    const rest = rows.slice(SHOWN_ACTS);
+    const more = rest.length > 0 && el("details", {}, el("summary", {}, `and ${rest.length} more`), table(heads, rest));
     const caseLine = why?.case && faint(`Case ${why.case.case_id} (cosine ${why.case.cosine.toFixed(3)}) added ${signed(why.case.prior_logit)} to the prior of ${why.case.act}.`);
-    return el("div", {}, why ? el("p", { class: "od-why" }, MOVED_BY[why.moved_by] ?? "") : faint("Comparing with a fresh install…"), table(heads, rows, "od-acts"), more, caseLine);
+    return el("div", {}, why ? el("p", { class: "od-why" }, MOVED_BY[why.moved_by] ?? "") : faint("Comparing with a fresh install…"), table(heads, rows.slice(0, SHOWN_ACTS), "od-acts"), more, caseLine);
   }
 
   #facts(message, decision) {
@@ -129,10 +145,11 @@ export function drawSide(node, answer, on, canAct) {
   const list = el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   const notes = answer.notes.map((note) => el("li", {}, el("p", {}, note.text), el("p", { class: "od-faint" }, note.author.replace("operator:", ""), " · ", time(note.at))));
   const parts = [
+    button("‹ Transcript", on.back, { tone: "quiet od-about" }),
     el("h2", {}, "Conversation"), code(conversation.id), list,
     el("h2", {}, "Tags"), el("div", { class: "od-tags" }, ...tags, canAct && button("Add", on.tag, { tone: "small", keys: "#" })),
     el("h2", {}, "Notes"), notes.length ? el("ul", { class: "od-notes" }, ...notes) : faint("Only the staff sees notes."), canAct && button("Write a note", on.note, { tone: "small", keys: "n" }),
-    el("h2", {}, "About the whole conversation"), ...signalLines(whole), ...latest(answer.rewards.filter((reward) => reward.scope === "conversation")).map(rewardPill),
+    el("h2", {}, "About the whole conversation"), ...wholeLines(whole), ...latest(answer.rewards.filter((reward) => reward.scope === "conversation")).map(rewardPill),
   ];
   node.replaceChildren(...parts.filter(Boolean));
 }
@@ -155,8 +172,25 @@ function bar(share) {
 
 function signalWord(signal) {
   if (signal.kind === "thumb") return signal.value === 0 ? pill("thumb withdrawn") : thumbPill(signal);
-  if (signal.kind === "outcome") return signal.value > 0 ? pill("solved", "good") : pill("not solved", "bad");
-  return el("span", {}, pill(signal.kind), signal.kind === "correction" ? "" : ` ${Number(signal.value).toFixed(2)}`);
+  return SAID[signal.kind]?.(signal) ?? pill(signal.kind);
+}
+
+/** One event of an action, as Rasa names them. */
+function doing({ event, name, value, error, ...rest }) {
+  const known = {
+    action: () => ["ran ", code(name), error && " ", error && pill(error, "bad")],
+    slot: () => (value === null ? [code(name), " was emptied"] : [code(name), " = ", code(JSON.stringify(value))]),
+    active_loop: () => (name ? ["began the form ", code(name)] : ["ended the form"]),
+  };
+  const parts = known[event]?.() ?? [code(event), " ", code(JSON.stringify({ ...rest, name, value }))];
+  return el("li", {}, ...parts.filter(Boolean));
+}
+
+/** What was said of the whole: short lines, for the narrow column. */
+function wholeLines(signals) {
+  if (!signals.length) return [faint("Nothing yet.")];
+  const line = (signal) => el("li", {}, signalWord(signal), signal.comment && el("p", {}, signal.comment), el("p", { class: "od-faint" }, by(signal), " · ", time(signal.created_at)));
+  return [el("ul", { class: "od-whole" }, ...signals.map(line))];
 }
 
 const by = (signal) => (signal.source === "user" ? "customer" : signal.author.replace("operator:", ""));

@@ -123,7 +123,8 @@ export class LearningPage {
     const versions = rows.slice(-PLOTTED);
     const made = updates.filter((row) => row.outcome !== "skipped").slice(-PLOTTED);
     const byVersion = (name, series, options = {}) => this.#plot(name, versions.map((row) => row.version), series, options);
-    const byUpdate = (name, options = {}) => this.#plot(name, made.map((row) => `#${row.seq}`), [{ name: this.metrics[name].title, tone: "accent", values: made.map((row) => measured(row.metrics[name])) }], options);
+    const unmeasured = made.length ? { missing: "The algorithm that learns here does not measure this." } : {};
+    const byUpdate = (name, options = {}) => this.#plot(name, made.map((row) => `#${row.seq}`), [{ name: this.metrics[name].title, tone: "accent", values: made.map((row) => measured(row.metrics[name])) }], { ...unmeasured, ...options });
     const column = (name) => versions.map((row) => measured(row[name]));
     const plots = [
       byVersion("success", [{ name: "solved", tone: "accent", values: column("success") }], { range: [0, 1], show: percent }),

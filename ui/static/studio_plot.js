@@ -27,13 +27,14 @@ export function ticks(low, high) {
  * A plot as a figure: title, one line of meaning, the drawing, its legend, and the same numbers as a table.
  *
  * `labels`: what stands at each x. `series`: `[{name, tone, values}]`, null where nothing was measured.
- * `kind`: line or bar. `show(value)`: a value with its unit. `range`: `[low, high]` that the axis covers at least.
+ * `kind`: line or bar. `show(value)`: a value with its unit. `range`: `[low, high]` that the axis covers at least. `missing`: what is
+ * said where nothing was measured.
  */
-export function plot({ title, meaning, labels, series, kind = "line", show = String, range = null }) {
+export function plot({ title, meaning, labels, series, kind = "line", show = String, range = null, missing = "Nothing was measured yet." }) {
   const figure = el("figure", { class: "st-plot" }, el("figcaption", {}, el("h3", {}, title), el("p", { class: "st-faint" }, meaning)));
   const known = series.flatMap(({ values }) => values.filter((value) => value !== null));
   if (!known.length) {
-    figure.append(el("p", { class: "st-empty" }, "Nothing was measured yet."));
+    figure.append(el("p", { class: "st-empty" }, missing));
     return figure;
   }
   const drawing = new Drawing({ title, labels, series, kind, show, range, known });

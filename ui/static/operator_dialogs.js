@@ -1,0 +1,35 @@
+// Dialogs of the operator page: the right act or words for a reply, an article that is missing (both resolve to whether it was
+// sent), and the sheet of keys.
+
+import { el } from "./dom.js";
+import { call } from "./operator_api.js";
+import { ask, field, show, table } from "./operator_parts.js";
+
+const KEYS = [
+  ["j / k", "next, previous conversation"], ["Enter", "to the transcript"], ["/", "search"], ["a", "claim, or give back"],
+  ["t", "take over"], ["r", "write to the customer"], ["h", "hand back to the bot"], ["e", "resolve"],
+  ["z", "snooze for an hour, or wake"], ["f", "flag, or unflag"], ["#", "tag"], ["n", "note"], ["c", "correct the last reply"],
+  ["o", "open or close the last reply's details"], ["i", "tags, notes and ratings, on narrow screens"], ["p", "compare two versions"], ["?", "this sheet"],
+];
+
+/** `acts`: act -> its title, all that may be called right. */
+export function correctReply(message, acts) {
+  const text = el("textarea", { class: "od-input", rows: 5, maxLength: 4000, value: message.text });
+  const options = el("datalist", { id: "od-acts-known" }, ...Object.entries(acts).map(([act, title]) => el("option", { value: act }, title)));
+  const act = el("input", { class: "od-input", placeholder: "answer:…" });
+  act.setAttribute("list", options.id);
+  const fields = [field("The right act", act, "Pick an article, a response or an action: the weights learn it, too."), options, field("Or the right words", text, "Edited words are shown as you write them whenever the same is asked; leave them as they are to pick an act only.")];
+  const send = () => call("POST", "v1/corrections", { message_id: message.id, act: act.value.trim(), text: act.value.trim() ? "" : text.value });
+  return ask("Correct this reply", fields, "Correct it", send);
+}
+
+export function draftArticle(message) {
+  const title = el("input", { class: "od-input", required: true, maxLength: 120 });
+  const answer = el("textarea", { class: "od-input", rows: 5, maxLength: 8000 });
+  const fields = [field("Title of the article", title), field("What it should say", answer, "A first version; developers finish it in the studio.")];
+  return ask("The right article is missing", fields, "Keep the draft", () => call("POST", "v1/drafts", { message_id: message.id, title: title.value.trim(), answer: answer.value }));
+}
+
+export function showKeys() {
+  show("Keys", table(["Key", "Does"], KEYS.map(([key, does]) => [el("kbd", {}, key), does])));
+}
