@@ -5,7 +5,7 @@ The crash is a trigger in the store's own file that aborts one statement of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ class InThreeCommits(Store):
         status: str = "",
         language: str = "",
         case_use: CaseUse | None = None,
+        events: Sequence[Mapping[str, Any]] = (),
     ) -> Message:
         self.put_status(tracker_name(message.conversation_id), tracker or {})
         stored = super().add_reply(message, decision)
