@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from bot.conversation import BASE_VERSION, TEXT_ROUNDING, Decision, Generated
 from bot.errors import AdapterError, NotFound
-from bot.feedback.store import Rated
+from bot.feedback.store import Rated, Store
 from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.weights import read_version
 from online_learning.batch import logged_choices
 from online_learning.gate import Evidence, HeldOut, TestResults
+from online_learning.preferences import Places, Preference, margins, preference
 from online_learning.statistics import Floats
 from online_learning.update import CURRENT, Learner
 
@@ -132,6 +134,45 @@ def _table(rows: Sequence[Tensor], width: int) -> Floats:
     return probabilities_B_A
 
 
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Operators' verdicts on stored questions, and how the champion stood to them before the update."""
+
+    decisions: Sequence[Decision] = ()
+    places: Sequence[Places] = ()
+    champion: Sequence[float] = ()
+    """Margins."""
+
+
+def hear_verdicts(learner: Learner, store: Store) -> Verdicts:
+    """The newest verdicts, one a question and pair of acts, scored under the champion (CURRENT before the update)."""
+    judged = {(found.decision_id, frozenset((found.better, found.worse))): found for found in store.desk.judged()[::-1]}
+    stored = store.decisions(found.decision_id for found in judged.values())
+    decisions, places = [], []
+    for found in judged.values():
+        acts = [act.act for act in stored[found.decision_id].legal] if found.decision_id in stored else []
+        if found.better in acts and found.worse in acts:
+            decisions.append(stored[found.decision_id])
+            places.append(Places(acts.index(found.better), acts.index(found.worse)))
+    return Verdicts(decisions, places, _margins(learner.score(decisions, CURRENT), places))
+
+
+def _margins(scores: Sequence[Tensor], places: Sequence[Places]) -> list[float]:
+    return margins([logprobs_A.double().cpu().numpy() for logprobs_A in scores], places)
+
+
+def _preferences(learner: Learner, verdicts: Verdicts) -> dict[str, Preference]:
+    """The candidate (CURRENT) against champion and start; empty without verdicts."""
+    if not verdicts.decisions:
+        return {}
+    candidate = np.array(_margins(learner.score(verdicts.decisions, CURRENT), verdicts.places))
+    start = np.array(_margins(learner.start_scores(verdicts.decisions), verdicts.places))
+    return {
+        "champion": preference(candidate, np.array(verdicts.champion)),
+        "start": preference(candidate, start),
+    }
+
+
 def collect_evidence(
     learner: Learner,
     rows: Sequence[Rated],
@@ -140,6 +181,7 @@ def collect_evidence(
     tests: tuple[TestResults, TestResults],
     must_pass: frozenset[str],
     rescore_error: float,
+    verdicts: Verdicts,
 ) -> Evidence:
     """Score the candidate (CURRENT) and put it beside what was scored before the update.
 
@@ -158,4 +200,5 @@ def collect_evidence(
         kl_champion=mean_kl(on_recent, champion_scores["recent"]),
         weights_finite=learner.is_finite(),
         rescore_error=rescore_error,
+        verdicts=_preferences(learner, verdicts),
     )

@@ -12,6 +12,9 @@ the last one", thirty times over, is a slow slide down):
   is capped.
 - fewer: the cap alone.
 
+Beside these, blind verdicts of operators on two answers to one question (`online_learning.preferences`), against both: a
+candidate that loses beyond chance is refused. Verdicts only ever refuse, and fewer than five that tell the two apart cannot.
+
 Points are points of right answers: harm in reward over the measured reward gap between a right and a wrong act, so
 that one threshold serves careful raters and careless ones. The thresholds come from the operating curve
 (`online_learning.bench.gate_curve`).
@@ -25,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from online_learning.off_policy import Comparison, LoggedChoices, compare
+from online_learning.preferences import Preference
 from online_learning.statistics import Floats, Interval, seeded
 
 
@@ -49,6 +53,8 @@ class Thresholds:
     """Largest difference between a stored log-probability and the learner's own (fp32; 2e-2 suits bf16)."""
     max_weight: float = 3.0
     """Truncation of importance weights in the doubly robust estimate."""
+    max_p_worse: float = 0.05
+    """Of operators' verdicts: a candidate that loses so many that chance gives as many this seldom is refused."""
     num_resamples: int = 2000
     seed: int = 0
     """Of the bootstrap: the same evidence always gives the same verdict."""
@@ -95,6 +101,8 @@ class Evidence:
     weights_finite: bool
     rescore_error: float
     """Largest |stored - re-scored| log-probability over recent rows of the champion, nats."""
+    verdicts: Mapping[str, Preference] = field(default_factory=dict)
+    """What operators found better, against `champion` and `start`; empty: nobody has compared answers yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,7 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Verdict:
         *_tests(evidence),
         *_distance(evidence, thresholds),
         *(line for name, found in comparisons.items() for line in _harm(name, found, thresholds)),
+        *(line for name, found in evidence.verdicts.items() for line in _worse(name, found, thresholds)),
     )
     return Verdict(not reasons, reasons, _report(evidence, comparisons))
 
@@ -191,6 +200,13 @@ def _harm(name: str, comparison: Comparison, thresholds: Thresholds) -> Sequence
     ]
 
 
+def _worse(name: str, found: Preference, thresholds: Thresholds) -> Sequence[str]:
+    if found.p_worse > thresholds.max_p_worse:
+        return []
+    told = f"{found.losses} of {found.wins + found.losses} verdicts that tell them apart"
+    return [f"against the {name}: operators found the other answer better in {told} (p = {found.p_worse:.2g})"]
+
+
 def _report(evidence: Evidence, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
     return {
         "held_out_rows": _num_rows(evidence),
@@ -200,6 +216,7 @@ def _report(evidence: Evidence, comparisons: Mapping[str, Comparison]) -> dict[s
         "tests_passed": len(evidence.candidate_tests.passed),
         "tests_failed": sorted(evidence.candidate_tests.failed),
         **{f"against_{name}": _comparison_report(comparison) for name, comparison in comparisons.items()},
+        **{f"verdicts_{name}": _verdict_report(found) for name, found in evidence.verdicts.items()},
     }
 
 
@@ -217,6 +234,16 @@ def _comparison_report(comparison: Comparison) -> dict[str, Any]:
         "reward_gap": comparison.gap,
         "ess": comparison.ess,
         "conversations": comparison.num_conversations,
+    }
+
+
+def _verdict_report(found: Preference) -> dict[str, Any]:
+    return {
+        "wins": found.wins,
+        "losses": found.losses,
+        "alike": found.alike,
+        "p_worse": found.p_worse,
+        "share": found.share,
     }
 
 

@@ -32,7 +32,7 @@ from bot.settings import Settings
 from online_learning.advantages import Credit, credit
 from online_learning.batch import admit
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
-from online_learning.evidence import collect_evidence, rescore
+from online_learning.evidence import collect_evidence, hear_verdicts, rescore
 from online_learning.gate import Thresholds, Verdict, judge
 from online_learning.metrics import MetricsLog, finite
 from online_learning.offline import ConversationTests
@@ -232,6 +232,7 @@ class Loop:
         recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
         champion["recent"] = self.learner.score(recent, CURRENT, leave_out_own=True)
+        verdicts = hear_verdicts(self.learner, self.store)
         try:
             earned = self._augment(batch.credits)
             metrics: dict[str, Any] = finite(self.learner.update(earned, rng, self._progress, self._version))
@@ -239,7 +240,7 @@ class Loop:
             self._progress("gate", 0, 1)
             tests = (self.tests.results(CURRENT), tests_before)
             evidence = collect_evidence(
-                self.learner, rows, recent, champion, tests, self.tests.must_pass, batch.rescore_error
+                self.learner, rows, recent, champion, tests, self.tests.must_pass, batch.rescore_error, verdicts
             )
         except BaseException:
             # Half-trained weights must never pass for the champion's: rows would seem not to re-score.

@@ -11,6 +11,7 @@ from typing import Any
 from bot.conversation import Standing
 from bot.feedback import store_desk as writes
 from bot.feedback import store_inbox as reads
+from bot.feedback import store_pairs as pairs
 from bot.feedback import store_people as people
 from bot.feedback.desk_records import (
     Account,
@@ -21,6 +22,7 @@ from bot.feedback.desk_records import (
     InboxPage,
     InboxQuery,
     InboxRow,
+    Judged,
     Note,
     Pair,
 )
@@ -162,30 +164,35 @@ class Desk:
     # --- pairs ------------------------------------------------------------------------------------------------------------
     def add_pair(self, pair: Pair) -> None:
         """Store a pair to be judged."""
-        self._write(writes.add_pair, pair)
+        self._write(pairs.add_pair, pair)
 
     def open_pair(self, left: str, right: str) -> Pair | None:
         """An unjudged pair of these two versions."""
-        pair: Pair | None = self._read(writes.open_pair, left, right)
+        pair: Pair | None = self._read(pairs.open_pair, left, right)
         return pair
 
     def drop_pair(self, pair_id: str) -> None:
         """Forget an unjudged pair of which something was erased."""
-        self._write(writes.drop_pair, pair_id)
+        self._write(pairs.drop_pair, pair_id)
 
     def paired_decisions(self, left: str, right: str) -> set[str]:
         """Decisions for which these versions were put beside each other already."""
-        found: set[str] = self._read(writes.paired_decisions, left, right)
+        found: set[str] = self._read(pairs.paired_decisions, left, right)
         return found
 
     def judge_pair(self, doing: Doing, pair_id: str, verdict: str) -> Pair:
         """Store a verdict: left, right, both or neither. Raises NotFound, ConflictError."""
-        pair: Pair = self._write(writes.judge_pair, doing, pair_id, verdict)
+        pair: Pair = self._write(pairs.judge_pair, doing, pair_id, verdict)
         return pair
 
     def verdicts(self) -> list[dict[str, Any]]:
         """[{a, b, a_wins, b_wins, both, neither}] by pair of versions."""
-        found: list[dict[str, Any]] = self._read(writes.verdicts)
+        found: list[dict[str, Any]] = self._read(pairs.verdicts)
+        return found
+
+    def judged(self, limit: int = 500) -> list[Judged]:
+        """The newest verdicts that found one answer better, newest first: what the gate hears."""
+        found: list[Judged] = self._read(pairs.judged, limit)
         return found
 
     # --- people ---------------------------------------------------------------------------------------------------------

@@ -188,3 +188,12 @@ class Pair:
     author: str = ""
     judged_at: float = 0.0
     verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict without its versions: to this question one act is better than the other."""
+
+    decision_id: str
+    better: str
+    worse: str

@@ -19,7 +19,7 @@ from bot.conversation import Message, is_operator
 from bot.errors import ConflictError, NotAllowed, NotFound, TurnTaken
 from bot.feedback import store_reads as reads
 from bot.feedback import store_rows as rows
-from bot.feedback.desk_records import AuditRow, Case, CaseUse, Draft, Note, Pair
+from bot.feedback.desk_records import AuditRow, Case, CaseUse, Draft, Note
 from bot.feedback.store_connection import Connection, Row
 
 _NEXT = "(SELECT max(revision) + 1 FROM inbox)"
@@ -253,7 +253,7 @@ _IN_FORCE = """
 
 def add_case(conn: Connection, doing: Doing, case: Case) -> None:
     """Insert."""
-    _insert(conn, "cases", {name: getattr(case, name) for name in _CASE_COLUMNS})
+    insert(conn, "cases", {name: getattr(case, name) for name in _CASE_COLUMNS})
     after = {"case": case.id, "act": case.act, "own_words": bool(case.text)}
     note_in_audit(conn, doing, "correct", case.decision_id or case.conversation_id, {"act": case.draft_act}, after)
     conn.execute(f"UPDATE inbox SET revision = {_NEXT} WHERE conversation_id = ?", [case.conversation_id])  # noqa: S608
@@ -289,7 +289,7 @@ def cases(conn: Connection, conversation_id: str, in_force: bool, limit: int) ->
 
 def add_case_use(conn: Connection, use: CaseUse) -> None:
     """Insert."""
-    _insert(conn, "case_uses", asdict(use))
+    insert(conn, "case_uses", asdict(use))
 
 
 def case_uses(conn: Connection, conversation_id: str) -> list[CaseUse]:
@@ -304,7 +304,7 @@ def case_uses(conn: Connection, conversation_id: str) -> list[CaseUse]:
 def add_draft(conn: Connection, doing: Doing, draft: Draft) -> None:
     """Insert."""
     _inbox_row(conn, draft.conversation_id)
-    _insert(conn, "drafts", asdict(draft))
+    insert(conn, "drafts", asdict(draft))
     note_in_audit(conn, doing, "draft article", draft.conversation_id, {}, {"draft": draft.id})
 
 
@@ -329,68 +329,10 @@ def drafts(conn: Connection, state: str) -> list[Draft]:
     return [Draft(**dict(row)) for row in found]
 
 
-# --- pairs ------------------------------------------------------------------------------------------------------------
-def add_pair(conn: Connection, pair: Pair) -> None:
-    """Insert."""
-    _insert(conn, "pairs", asdict(pair))
-
-
-def judge_pair(conn: Connection, doing: Doing, pair_id: str, verdict: str) -> Pair:
-    """Store a verdict. Raises NotFound, ConflictError when there is one."""
-    found = conn.execute("SELECT * FROM pairs WHERE id = ?", [pair_id]).fetchone()
-    if found is None:
-        raise NotFound(f"no pair {pair_id!r}")
-    before = Pair(**dict(found))
-    if before.verdict:
-        raise ConflictError(f"pair {pair_id!r} was judged by {before.author}")
-    judged = replace(before, author=doing.actor, judged_at=doing.at, verdict=verdict)
-    conn.execute(
-        "UPDATE pairs SET author = :author, judged_at = :judged_at, verdict = :verdict WHERE id = :id", asdict(judged)
-    )
-    note_in_audit(conn, doing, "judge pair", pair_id, {}, {"verdict": verdict})
-    return judged
-
-
-def open_pair(conn: Connection, left: str, right: str) -> Pair | None:
-    """An unjudged pair of these two versions, in either order."""
-    found = conn.execute(
-        "SELECT * FROM pairs WHERE verdict = '' AND (left_version = :a AND right_version = :b "
-        "OR left_version = :b AND right_version = :a) ORDER BY at LIMIT 1",
-        {"a": left, "b": right},
-    ).fetchone()
-    return Pair(**dict(found)) if found else None
-
-
-def drop_pair(conn: Connection, pair_id: str) -> None:
-    """Forget an unjudged pair of which something was erased."""
-    conn.execute("DELETE FROM pairs WHERE id = ? AND verdict = ''", [pair_id])
-
-
-def paired_decisions(conn: Connection, left: str, right: str) -> set[str]:
-    """Decisions for which these two versions were put beside each other already."""
-    found = conn.execute(
-        "SELECT decision_id FROM pairs WHERE left_version IN (:a, :b) AND right_version IN (:a, :b)",
-        {"a": left, "b": right},
-    )
-    return {row[0] for row in found}
-
-
-def verdicts(conn: Connection) -> list[dict[str, Any]]:
-    """[{a, b, a_wins, b_wins, both, neither}] by pair of versions, `a` the older one."""
-    sql = """
-    SELECT min(left_version, right_version) AS a, max(left_version, right_version) AS b,
-        sum(verdict = 'left' AND left_version < right_version OR verdict = 'right' AND right_version < left_version) AS a_wins,
-        sum(verdict = 'left' AND left_version > right_version OR verdict = 'right' AND right_version > left_version) AS b_wins,
-        sum(verdict = 'both') AS both, sum(verdict = 'neither') AS neither
-    FROM pairs WHERE verdict <> '' GROUP BY a, b ORDER BY b DESC, a DESC LIMIT 100
-    """
-    return [dict(row) for row in conn.execute(sql)]
-
-
 _INSERT = "INSERT INTO {table} ({columns}) VALUES ({places})"
 
 
-def _insert(conn: Connection, table: str, row: Mapping[str, Any]) -> None:
+def insert(conn: Connection, table: str, row: Mapping[str, Any]) -> None:
     """Table and columns are ours, values are bound."""
     columns, places = ", ".join(row), ", ".join(f":{column}" for column in row)
     conn.execute(_INSERT.format(table=table, columns=columns, places=places), row)

@@ -17,7 +17,7 @@ export async function reviewPairs(canJudge) {
   const place = el("div", { class: "od-pair" });
   const tally = el("div", {});
   const next = button("Next question", () => draw(), { tone: "primary", disabled: !canJudge });
-  const dialog = show("Compare two versions", faint("Both answer one question that customers asked; you do not see which is which. Verdicts are kept and counted here."), el("div", { class: "od-tools" }, field("One", left), field("The other", right), next), place, tally);
+  const dialog = show("Compare two versions", faint("Both answer one question that customers asked; you do not see which is which. Verdicts are counted here, and the gate hears them: a new version that prefers what you found worse, beyond chance, is refused."), el("div", { class: "od-tools" }, field("One", left), field("The other", right), next), place, tally);
 
   async function draw() {
     try {

@@ -186,9 +186,9 @@ export class LearningPage {
     if (!updates.length) return nothing("No update yet: the learner waits for thumbs.");
     const rows = [...updates].reverse().slice(0, 20).map((row) => {
       const reasons = row.metrics.gate?.reasons || [];
-      return [`#${row.seq}`, when(row.at), pill(row.outcome, TONES[row.outcome]), mono(row.version), count(row.metrics.rows), count(row.metrics.fresh), number(row.metrics.seconds, 1), reasons.join("; ")];
+      return [`#${row.seq}`, when(row.at), pill(row.outcome, TONES[row.outcome]), mono(row.version), count(row.metrics.rows), count(row.metrics.fresh), number(row.metrics.seconds, 1), heard(row.metrics.gate?.verdicts_champion), reasons.join("; ")];
     });
-    return table("Updates", ["Update", "When", "Outcome", "Version", ["Rows", "num"], ["Fresh", "num"], ["Seconds", "num"], "Why refused"], rows);
+    return table("Updates", ["Update", "When", "Outcome", "Version", ["Rows", "num"], ["Fresh", "num"], ["Seconds", "num"], "Verdicts", "Why refused"], rows);
   }
 
   // --- comparing two versions -------------------------------------------------------------------------------------
@@ -220,6 +220,9 @@ export class LearningPage {
 const measured = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
 
 /** Bars of one article's mean rewards, version by version. */
+/** Operators' blind verdicts on a candidate beside the champion. */
+const heard = (found) => (found ? `${found.wins} for, ${found.losses} against` : "–");
+
 function progress(versions) {
   const bars = versions.slice(-24).map(({ version, mean_reward: reward }) => {
     const bar = el("i", { class: reward < 0 ? "bad" : "good", title: `${version}: ${number(reward, 2, true)}` });
