@@ -132,7 +132,8 @@ class Teacher:
 
     # --- corrections ----------------------------------------------------------------------------------------------------
     async def correct(self, doing: Doing, message_id: str, act: str, text: str) -> Case:
-        """Say what would have been right: an act, or words. Returns the case, which speaks from now on; said again, the same.
+        """Say what would have been right: an act, words, or both. Returns the case, which speaks from now on; said again, the
+        same. Words speak as they are; an act is a lesson, too.
 
         Raises NotFound, BadFrame (nothing was changed, or no such act), NotAllowed (its person does not want it).
         """
@@ -144,7 +145,7 @@ class Teacher:
             text = ""  # The bot's own words, unedited, are no correction.
         if not text and act in ("", decision.act):
             raise BadFrame("correction: expected another act or other words than the bot's, got the same")
-        if not text and act not in self.acts():
+        if act not in ("", decision.act) and act not in self.acts():
             raise BadFrame(f"act: expected one of this domain's, got {act[:64]!r}")
         async with self._correcting:
             again = await asyncio.to_thread(self._said_already, doing, decision, act, text)
@@ -159,7 +160,8 @@ class Teacher:
 
     async def _taught(self, doing: Doing, message: Message, decision: Decision, act: str, text: str) -> Case:
         case_id = f"case_{secrets.token_hex(6)}"
-        lesson = "" if text or decision.holdout else await self._lesson(doing, decision, act)
+        is_lesson = act not in ("", decision.act) and not decision.holdout
+        lesson = await self._lesson(doing, decision, act) if is_lesson else ""
         case = Case(
             id=case_id,
             at=doing.at,

@@ -5,7 +5,7 @@ Writes take a `Doing` (who, when) and leave an audit row in the same transaction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bot.conversation import Standing
@@ -140,6 +140,11 @@ class Desk:
     def cases(self, conversation_id: str = "", *, in_force: bool = False, limit: int = 10_000) -> list[Case]:
         """Newest first; of one conversation, or of all. In force: not taken back, and its person lets it be learned from."""
         found: list[Case] = self._read(writes.cases, conversation_id, in_force, limit)
+        return found
+
+    def followed(self, cases: Sequence[Case]) -> list[Case]:
+        """The same cases, each with the first version that its lesson taught."""
+        found: list[Case] = self._read(writes.followed, cases)
         return found
 
     def case_uses(self, conversation_id: str) -> list[CaseUse]:

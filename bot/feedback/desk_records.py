@@ -118,7 +118,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A trusted correction: to this question, this act (and these words) are right."""
+    """A trusted correction: to this question, this act (and these words) are right. Times are epoch seconds, 0: not."""
 
     id: str
     at: float
@@ -127,14 +127,18 @@ class Case:
     act: str
     text: str
     draft: str
+    """What the bot had said, or suggested."""
     draft_act: str
     conversation_id: str
     decision_id: str = ""
     lesson_id: str = ""
+    """The operator's own decision that the learner trains on; empty: words alone, or a conversation kept for the gate."""
     removed_at: float = 0.0
     removed_by: str = ""
     num_uses: int = 0
     """Replies that it stood behind."""
+    taught: str = ""
+    """The first version whose weights its lesson taught; empty: none yet, or not asked for (`Desk.followed`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -242,7 +242,7 @@ def _set_status(conn: Connection, doing: Doing, action: str, conversation_id: st
 
 
 # --- corrections ------------------------------------------------------------------------------------------------------
-_CASE_COLUMNS = tuple(name for name in Case.__slots__ if name != "num_uses")
+_CASE_COLUMNS = tuple(name for name in Case.__slots__ if name not in ("num_uses", "taught"))
 _CASES = """
 SELECT c.*, (SELECT count(*) FROM case_uses WHERE case_id = c.id) AS num_uses FROM cases AS c
 """
@@ -290,6 +290,21 @@ def cases(conn: Connection, conversation_id: str, in_force: bool, limit: int) ->
 def add_case_use(conn: Connection, use: CaseUse) -> None:
     """Insert."""
     insert(conn, "case_uses", asdict(use))
+
+
+_TAUGHT = """
+SELECT drawn.value AS lesson, min(u.version) AS version FROM updates AS u, json_each(u.lineage) AS drawn
+WHERE u.outcome = 'published' AND u.at >= ? AND drawn.value IN (SELECT value FROM json_each(?)) GROUP BY drawn.value
+"""
+
+
+def followed(conn: Connection, found: Sequence[Case]) -> list[Case]:
+    """The same, each with the first version that its lesson taught. Reads every later update: for people, not for a loop."""
+    lessons = [case.lesson_id for case in found if case.lesson_id]
+    since = min((case.at for case in found), default=0.0)
+    rows = conn.execute(_TAUGHT, [since, json.dumps(lessons)]) if lessons else ()
+    taught = {row["lesson"]: row["version"] for row in rows}
+    return [replace(case, taught=taught.get(case.lesson_id, "")) for case in found]
 
 
 def case_uses(conn: Connection, conversation_id: str) -> list[CaseUse]:

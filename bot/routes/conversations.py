@@ -120,7 +120,7 @@ def _transcript(store: Store, domain: Domain, conversation: Conversation, for_op
         desk=asdict(desk.line(conversation.id, now)) if not is_operator(conversation.person_id) else None,
         decision_of={line.id: line.decision_id for line in stored if line.decision_id},
         notes=[asdict(note) for note in desk.notes(conversation.id)],
-        cases=[asdict(case) for case in desk.cases(conversation.id)],
+        cases=[asdict(case) for case in desk.followed(desk.cases(conversation.id))],
         case_uses=[asdict(use) for use in desk.case_uses(conversation.id)],
         action_events=store.action_events(conversation.id),
         signals=[asdict(signal) for signal in store.signals(conversation.id)],

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import Signal, SignalKind
-from bot.feedback.desk_records import Draft
+from bot.feedback.desk_records import Case, Draft
 from bot.routes.access import DeskDep, OperatorDep, ServiceDep
 from bot.routes.bodies import StoredSignal
 from bot.wire_client import Comment, Id, Key
@@ -41,25 +41,6 @@ class Correction(_Asked):
     message_id: Id
     act: Annotated[str, Field(max_length=200)] = ""
     text: Annotated[str, Field(max_length=4000)] = ""
-
-
-class CaseOut(BaseModel):
-    """A trusted correction. `question` is when it speaks; `draft` what the bot had said; `num_uses` replies it stood behind."""
-
-    id: str
-    at: float
-    author: str
-    question: str
-    act: str
-    text: str
-    draft: str
-    draft_act: str
-    conversation_id: str
-    decision_id: str
-    lesson_id: str
-    removed_at: float
-    removed_by: str
-    num_uses: int
 
 
 class Rating(_Asked):
@@ -176,26 +157,26 @@ async def read_acts(service: ServiceDep, _: OperatorDep) -> dict[str, str]:
 
 
 @router.post("/v1/corrections", status_code=201)
-async def correct(service: ServiceDep, doing: DeskDep, body: Correction) -> CaseOut:
+async def correct(service: ServiceDep, doing: DeskDep, body: Correction) -> Case:
     """Correct a reply: from the next question on, the same one is answered so. The bot's own words are no correction."""
     case = await service.parts.teacher.correct(doing, body.message_id, body.act, body.text)
     service.metrics.signals.labels(SignalKind.CORRECTION.value).inc()
-    return CaseOut(**asdict(case))
+    return case
 
 
 @router.get("/v1/cases")
 async def read_cases(
     service: ServiceDep, _: OperatorDep, conversation_id: str = "", in_force: bool = False
-) -> list[CaseOut]:
-    """Cases, newest first, with where they come from and how often they spoke."""
-    found = await asyncio.to_thread(service.parts.store.desk.cases, conversation_id, in_force=in_force, limit=1000)
-    return [CaseOut(**asdict(case)) for case in found]
+) -> list[Case]:
+    """Cases, newest first, with where they come from, how often they spoke, and which version they taught first."""
+    desk = service.parts.store.desk
+    return await asyncio.to_thread(lambda: desk.followed(desk.cases(conversation_id, in_force=in_force, limit=1000)))
 
 
 @router.delete("/v1/cases/{case_id}")
-async def remove_case(service: ServiceDep, doing: DeskDep, case_id: Id) -> CaseOut:
+async def remove_case(service: ServiceDep, doing: DeskDep, case_id: Id) -> Case:
     """Let it speak no more."""
-    return CaseOut(**asdict(await service.parts.teacher.forget(doing, case_id)))
+    return await service.parts.teacher.forget(doing, case_id)
 
 
 @router.post("/v1/ratings")

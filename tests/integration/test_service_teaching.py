@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from bot.conversation import SignalKind
 from bot.feedback.desk import Doing
 from bot.feedback.desk_records import Case
+from bot.feedback.store import UpdateRow
 from bot.knowledge.cases import CaseRow
 from tests.builders import make_conversation, make_decision, make_message, make_reward
 from tests.service_rig import OPERATOR_KEY, Rig, open_rig
@@ -80,6 +81,32 @@ def test_the_right_act_becomes_a_case_and_a_lesson(client: TestClient, rig: Rig)
     assert [(signal.kind, signal.label) for signal in kept] == [(SignalKind.CORRECTION, "handoff")]
     listed = client.get("/v1/inbox").json()["conversations"]
     assert lesson.conversation_id not in [line["id"] for line in listed]
+
+
+def test_words_with_an_act_are_both_a_case_and_a_lesson(client: TestClient, rig: Rig) -> None:
+    """The words speak at once, the act is trained on; words with the bot's own act, or none, are a case alone."""
+    case = correct(client, chat(client)["id"], act="handoff", text="Somebody will call you.").json()
+    assert (case["act"], case["text"]) == (f"answer:{case['id']}", "Somebody will call you.")
+    assert rig.store.decision(case["lesson_id"]).act == "handoff"
+    assert chat(client)["text"] == "Somebody will call you."
+    for question, body in (("Another question", {"act": "answer:card_arrival"}), ("A third one", {})):
+        alone = correct(client, chat(client, question)["id"], text="In two days.", **body).json()
+        assert alone["lesson_id"] == ""
+
+
+def test_a_correction_says_which_version_learned_it(client: TestClient, rig: Rig) -> None:
+    """Of those that its lesson is in the lineage of, the first that was published; none before."""
+    asked = (QUESTION, "Another question")
+    case, other = (correct(client, chat(client, question)["id"], act="handoff").json() for question in asked)
+    assert case["taught"] == ""
+    outcomes = (("refused", "v000001"), ("published", "v000002"), ("published", "v000003"))
+    for number, (outcome, version) in enumerate(outcomes):
+        lineage = (case["lesson_id"], "d_other")
+        rig.store.commit_update(UpdateRow(2000.0 + number, number, "", outcome, version, {}, lineage))
+    found = {one["id"]: one["taught"] for one in client.get("/v1/cases").json()}
+    assert found == {case["id"]: "v000002", other["id"]: ""}
+    shown = client.get(f"/v1/conversations/{case['conversation_id']}").json()["cases"]
+    assert [one["taught"] for one in shown] == ["v000002"]
 
 
 @pytest.mark.parametrize("body", [{"text": "In five  days."}, {"act": "answer:card_arrival"}, {}])

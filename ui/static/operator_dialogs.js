@@ -19,7 +19,7 @@ export function correctReply(message, acts) {
   const act = el("input", { class: "od-input", placeholder: "answer:…" });
   act.setAttribute("list", options.id);
   const fields = [field("The right act", act, "Pick an article, a response or an action: the weights learn it, too."), options, field("Or the right words", text, "Edited words are shown as you write them whenever the same is asked; leave them as they are to pick an act only.")];
-  const send = () => call("POST", "v1/corrections", { message_id: message.id, act: act.value.trim(), text: act.value.trim() ? "" : text.value });
+  const send = () => call("POST", "v1/corrections", { message_id: message.id, act: act.value.trim(), text: text.value });
   return ask("Correct this reply", fields, "Correct it", send);
 }
 
