@@ -35,6 +35,7 @@ BENCHES: Mapping[str, str] = {
     "credit": "online_learning.bench.credit:main",
     "peft": "online_learning.bench.peft:main",
     "reward": "online_learning.bench.reward:main",
+    "style": "online_learning.bench.style:main",
     "inbox": "online_learning.bench.inbox:main",
 }
 """Benchmark -> where it is."""

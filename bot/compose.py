@@ -84,6 +84,8 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
         return CausalPart(find_or_fetch("causal", settings))
 
     causal = load_causal() if "causal" in settings.policy.parts else None
+    if causal is not None:
+        causal.keep_prompts(settings.engine.prefix_tokens if settings.engine.reuse else 0)
     # Nothing is fetched while a customer waits: `up` fetches; without the model there are no generated replies.
     is_here = causal is not None or find("causal", settings) is not None
     model = PolicyModel(encoder, causal, alpha=settings.policy.causal_alpha)

@@ -46,6 +46,8 @@ class Credit:
     """What V(state) should have said: advantage + V."""
     weight: float = 1.0
     """Of the row among the others, 0..1."""
+    words: float | None = None
+    """What its words alone earned; None: they hear what the act hears."""
 
 
 def gae(rewards_C_N: Floats, values_C_N: Floats, lengths_C: NDArray[np.int64], gamma: float, lam: float) -> Floats:

@@ -38,6 +38,7 @@ from online_learning.metrics import MetricsLog, finite
 from online_learning.offline import ConversationTests
 from online_learning.publish import Weights, publish
 from online_learning.update import CURRENT, Learner
+from online_learning.words import Heard, heard_apart
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ class Loop:
             self._commit(batch, number, "skipped", self._version, {"refused": dict(batch.refused)})
             return None
         before, tests_before = self.learner.snapshot(), self.tests.results(CURRENT)
-        rows = self.store.window(until, self.config.holdout_rows, holdout=True)
+        rows = self._heard(until, self.config.holdout_rows, holdout=True).judged
         off = self._check([row.decision for row in rows]).keys() & self._refused
         rows = [row for row in rows if row.decision.id not in off]
         recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
@@ -258,20 +259,25 @@ class Loop:
 
     def _draw(self, until: int, rng: np.random.Generator) -> Batch:
         """The window's rows that may teach: all fresh ones and a random share of the older."""
-        rows = self.store.window(until, self.settings.learn.window)
         learn = self.settings.learn
-        admitted = admit(rows, quorum=learn.quorum, cap_per_person_topic=learn.cap_per_person_topic)
+        heard = self._heard(until, learn.window)
+        admitted = admit(heard.rows, quorum=learn.quorum, cap_per_person_topic=learn.cap_per_person_topic)
         cursor = self._cursor()
         fresh = [row for row in admitted.rows if row.reward.seq > cursor]
         old = [row for row in admitted.rows if row.reward.seq <= cursor]
         room = max(0, self.config.rows_per_update - len(fresh))
         chosen = [*(old[i] for i in sorted(rng.permutation(len(old))[:room])), *fresh]
         earned = self._credits(chosen, {row.decision.act for row in admitted.rows})
+        earned = [heard.tell(row) for row in earned]
         errors = self._check([row.decision for row in earned])
         accepted = [row for row in earned if row.decision.id not in self._refused]
         worst = max((errors.get(row.decision.id, 0.0) for row in accepted), default=0.0)
         refused = dict(admitted.refused) | {"rescore": len(self._refused)}
         return Batch(until, accepted, refused, len(fresh), worst, self._cases(admitted.rows))
+
+    def _heard(self, until: int, limit: int, *, holdout: bool = False) -> Heard:
+        rows = self.store.window(until, limit, holdout=holdout)
+        return heard_apart(rows, rules_in_force(self.store, self.rules))
 
     def _cases(self, rows: Sequence[Rated]) -> Cases | None:
         """The rows that may teach, as evidence: consent, caps and quorum hold for cases as for weights."""

@@ -34,6 +34,7 @@ from online_learning.config import ActTerms, LearnerConfig
 from online_learning.hearing import as_heard, ridge_share
 from online_learning.rated_rows import RatedRows, padded, rated_rows
 from online_learning.text_passes import text_logprobs
+from online_learning.words import of_words
 
 CURRENT = "current"
 """Adapter name of the policy being trained."""
@@ -210,8 +211,9 @@ class Learner:
         """
         metrics = self._update_acts(earned, rng, progress)
         written = [credit for credit in earned if credit.decision.generated is not None]
+        written = of_words(written[-self.config.text_rows_per_update :])
         if written and self.writer is not None:
-            metrics |= self._update_text(written[-self.config.text_rows_per_update :], rng, progress, version)
+            metrics |= self._update_text(written, rng, progress, version)
             self.writer.forget()
         return metrics
 

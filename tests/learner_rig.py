@@ -123,8 +123,9 @@ class Home:
 
     # --- the server ---------------------------------------------------------------------------------------------------
     def say(self, question: str, article: str = "", **overrides: Any) -> Decision:
-        """Store a reply in a conversation of its own: `article` (else the mode) chosen under `version`."""
+        """Store a reply in a conversation of its own: `article` (else the mode) chosen under `version`; `text` as shown."""
         version, number = overrides.get("version", BASE_VERSION), next(self._ids)
+        shown = {"text": overrides.pop("text")} if "text" in overrides else {}
         row, logprobs = self.outlook(question, version)
         acts = [act.act for act in row.legal]
         mode = int(np.argmax(logprobs))
@@ -145,14 +146,19 @@ class Home:
             "temperature": row.temperature,
         } | overrides
         fields["holdout"] = is_holdout(fields["conversation_id"], SECRET)
-        return self.keep(make_decision(**fields))
+        return self.keep(make_decision(**fields), **shown)
 
-    def keep(self, decision: Decision) -> Decision:
-        """Store a decision with its conversation and reply."""
+    def keep(self, decision: Decision, **shown: str) -> Decision:
+        """Store a decision with its conversation and reply; `shown` is of the reply's message."""
         chat = make_conversation(id=decision.conversation_id, person_id=decision.person_id)
         self.store.add_conversation(chat)
         reply = make_message(
-            id=f"m-{decision.id}", conversation_id=chat.id, role="bot", decision_id=decision.id, act=decision.act
+            id=f"m-{decision.id}",
+            conversation_id=chat.id,
+            role="bot",
+            decision_id=decision.id,
+            act=decision.act,
+            **shown,
         )
         self.store.add_reply(reply, decision)
         return decision

@@ -158,6 +158,7 @@ _OF_REPLY: Mapping[str, Callable[[Chat, Step], Value]] = {
     "turns": lambda chat, _: len(chat.steps),
     "probability": lambda _, step: math.exp(step.logprob),
     "num_words": lambda chat, step: text_metrics.num_words(chat.reply(step)),
+    "num_questions": lambda chat, step: text_metrics.num_questions(chat.reply(step)),
     "repetition": lambda chat, step: text_metrics.repetition(chat.reply(step)),
     "bleu_approved": lambda chat, step: text_metrics.bleu(chat.reply(step), _approved(chat, step)),
     "bleu_correction": lambda chat, step: text_metrics.bleu(chat.reply(step), _correction(chat, step)),

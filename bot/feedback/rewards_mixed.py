@@ -130,7 +130,7 @@ def _spread(name: str, rule: Rule, paid: float, chat: Chat, place: int, signal: 
     return [
         Share(
             chat.steps[place - back].id,
-            reach.scope,
+            reach.stored_scope,
             signal.author,
             RewardTerm(name, paid * rule.decay**back, signal.seq),
             signal.kind == SignalKind.THUMB,

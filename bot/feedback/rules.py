@@ -22,6 +22,7 @@ from bot.feedback.rules_checks import KNOWN_NAMES, problems
 from bot.feedback.rules_reader import Reader, RulesError, compose, find, shown
 from bot.feedback.rules_records import (
     FORMAT_2_ONLY,
+    WORDS,
     Caps,
     Clip,
     CsatRule,
@@ -132,10 +133,10 @@ def _span(reader: Reader, node: yaml.Node, name: str) -> Span:
 
 
 def _reach(reader: Reader, node: yaml.Node, name: str) -> Reach:
-    """`reply`, `conversation`, or `{last: n}`."""
-    if isinstance(node, yaml.ScalarNode) and node.value in {"reply", "conversation"}:
+    """`reply`, `words`, `conversation`, or `{last: n}`."""
+    if isinstance(node, yaml.ScalarNode) and node.value in {"reply", WORDS, "conversation"}:
         return Reach(node.value)
     items = reader.items(node, name) if isinstance(node, yaml.MappingNode) else []
     if len(items) != 1 or items[0][0].value != "last":
-        reader.refuse(node, f"reply, conversation or {{last: n}} for {name}", shown(node))
+        reader.refuse(node, f"reply, words, conversation or {{last: n}} for {name}", shown(node))
     return Reach("reply", reader.value(int, items[0][1], "last"))

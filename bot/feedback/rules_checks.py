@@ -13,13 +13,16 @@ from fnmatch import fnmatchcase
 
 from bot.conversation import ActKind, SignalKind
 from bot.feedback.expressions import nearest
-from bot.feedback.rules_records import FORMATS, OUTCOME, ROLES, THUMB, Rule, Rules, RuleSet, ScorerSpec, When
+from bot.feedback.rules_records import FORMATS, OUTCOME, ROLES, THUMB, WORDS, Rule, Rules, RuleSet, ScorerSpec, When
 
 SIGNAL_NAMES = ("signal", "value", "label", "role", "age_s")
 """What a formula may read of the signal: kind, value, chips joined by `|`, sender, seconds since the reply."""
 REPLY_NAMES = ("act", "kind", "article", "slot", "turn", "turns", "probability")
 """Of the decision: act id, its kind, article, slot asked for, number of its turn, of turns so far, pi(act | state)."""
-TEXT_NAMES = ("num_words", "repetition", "bleu_approved", "bleu_correction", "rouge_l_approved", "rouge_l_correction")
+TEXT_NAMES = (
+    *("num_words", "num_questions", "repetition"),
+    *("bleu_approved", "bleu_correction", "rouge_l_approved", "rouge_l_correction"),
+)
 """Measured on the reply's text: see `text_metrics`."""
 KNOWN_NAMES = SIGNAL_NAMES + REPLY_NAMES + TEXT_NAMES
 
@@ -120,8 +123,14 @@ def _without_signal(rule: Rule) -> Iterator[Problem]:
     when = rule.when
     if when.value or when.label or when.role:
         yield "when", "`signal` beside value, label and role", "none", ""
-    if rule.applies_to or rule.delay_s or rule.weight_by_trust or rule.cap.user:
-        yield "", "applies_to, delay_s, cap.user and weight_by_trust only where there is a `signal`", "none", ""
+    reaches_others = rule.applies_to is not None and rule.applies_to.scope != WORDS
+    if reaches_others or rule.delay_s or rule.weight_by_trust or rule.cap.user:
+        yield (
+            "",
+            "applies_to (but for words), delay_s, cap.user and weight_by_trust only where there is a `signal`",
+            "none",
+            "",
+        )
     for path, formula in (("reward", rule.reward), ("when.expression", when.expression)):
         if formula and (unheard := formula.names & set(SIGNAL_NAMES)):
             yield path, "`signal` under `when` beside the names of a signal", ", ".join(sorted(unheard)), ""

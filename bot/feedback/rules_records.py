@@ -20,6 +20,8 @@ FORMATS = (1, 2)
 ROLES = ("user", "operator", "system", "backoffice")
 """Who may have sent a signal (`Signal.source`)."""
 THUMB, OUTCOME = "thumb", "outcome"
+WORDS = "words"
+"""Reach of rules that speak of what was written, not of the act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +139,18 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Which decisions get the reward."""
+    """Which decisions get the reward, and what of them."""
 
     scope: str
-    """`reply` or `conversation` (which travels back over the turns when the learner gives credit)."""
+    """`reply`, `conversation` (which travels back over the turns when the learner gives credit), or `words`: of the reply
+    only what the language model wrote, not that its act was chosen."""
     replies: int = 1
     """With scope `reply`: the one it speaks of and those before it, so many in all."""
+
+    @property
+    def stored_scope(self) -> str:
+        """Of the reward that its terms are part of: the words' is the reply's."""
+        return "reply" if self.scope == WORDS else self.scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +237,12 @@ class Rules:
             for name, reward in self.rewards.items()
             for rule in reward.rules
         ]
+
+    @property
+    def word_terms(self) -> frozenset[str]:
+        """The names of terms that speak of words alone, caps on them included."""
+        told = {name for name, _, rule in self.each_rule() if rule.applies_to and rule.applies_to.scope == WORDS}
+        return frozenset(told | {f"{name} cap" for name in told})
 
     @property
     def delays(self) -> tuple[float, ...]:

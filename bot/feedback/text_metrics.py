@@ -16,6 +16,8 @@ from functools import lru_cache
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 
+_QUESTION = re.compile("[?\uff1f\u061f]+")
+
 MAX_CHARS = 4000
 """Of a text that is compared: both metrics cost more than in proportion to it."""
 
@@ -29,6 +31,11 @@ def words(text: str) -> list[str]:
 def num_words(text: str) -> int:
     """How many words."""
     return len(words(text))
+
+
+def num_questions(text: str) -> int:
+    """How many sentences end as questions: runs of question marks, of whatever width."""
+    return len(_QUESTION.findall(text))
 
 
 @lru_cache(maxsize=4096)

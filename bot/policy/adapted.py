@@ -7,6 +7,7 @@ disk. Not thread-safe: whoever owns a part calls it from one thread.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -74,6 +75,7 @@ class AdaptedModel:
         self._selected = ""
         self._lora_layers: list[LoraLayer] = []
         self._invocations: dict[str, tuple[int, ...]] = {}
+        self._num_loads: Counter[str] = Counter()
         self._linear = {name for name, module in base.named_modules() if isinstance(module, nn.Linear)}
 
     @property
@@ -117,6 +119,7 @@ class AdaptedModel:
         if expected != got:
             odd = min(set(expected.items()) ^ set(got.items()), key=str)
             raise AdapterError(f"adapter {name}: expected {len(expected)} tensors of this base model, odd one: {odd}")
+        self._num_loads[name] += 1
         with torch.no_grad():
             set_peft_model_state_dict(self._need(), tensors, adapter_name=name)
 
@@ -150,6 +153,16 @@ class AdaptedModel:
                 down, up = (half.weight.detach().float().clone() for half in halves)
                 found[path] = Factors(down, up, float(module.scaling[name]))
         return found
+
+    def num_loads(self, name: str) -> int:
+        """How often weights were put under this name. Steps of an optimizer are not counted: what is being trained has no
+        state worth a name."""
+        return self._num_loads[name]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base model is."""
+        return next(self._base.parameters()).device
 
     @property
     def base(self) -> nn.Module:

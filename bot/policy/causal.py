@@ -15,23 +15,26 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bot.conversation import Generated, LegalAct
+from bot.conversation import Generated
 from bot.policy.adapted import BASE, AdaptedModel, fingerprint, hush_loading, pick_device
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.model import ActRow
+from bot.policy.prefixes import PrefixStats
+from bot.policy.prompts import KeysValues, ReadPrompts, pack
 from bot.policy.sampling import draw, masked_logprobs
 from bot.policy.types import TextDelta, TextRequest
 from bot.policy.vocabulary import Vocabulary
 
-KeysValues = tuple[tuple[Tensor, Tensor], ...]
-"""Of each layer, [1, heads, tokens, width]."""
+LABELS_KEPT = 4096
+"""Texts of acts whose tokens are remembered."""
 
 
 class CausalPart:
@@ -52,6 +55,10 @@ class CausalPart:
         self._read: dict[tuple[int, ...], KeysValues] = {}
         self._masks: dict[Generated, Tensor] = {}
         self._capacity_tokens = 0
+        self._prompts: ReadPrompts | None = None
+        self._label_ids = lru_cache(LABELS_KEPT)(self._spelled)
+        self.num_act_tokens = 0
+        """Tokens that went through the model to score acts, besides those of kept prompts."""
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a rendered prompt (`bot.render`)."""
@@ -73,36 +80,68 @@ class CausalPart:
         if not row.prompt or not worded or (adapter == BASE and alpha == 0.0):  # No prompt: made without this part.
             return logits_A
         prompt_ids = self.prompt_ids(row.prompt)
-        labels = [self._label_ids(row.legal[i]) for i in worded]
+        labels = [self._label_ids(row.legal[i].texts[-1]) for i in worded]
         with torch.no_grad():
             base_A = self._loglik(prompt_ids, labels, BASE)
         adapted_A = base_A if adapter == BASE else self._loglik(prompt_ids, labels, adapter)
         return logits_A.index_copy(0, torch.tensor(worded, device=self.device), alpha * base_A + adapted_A - base_A)
 
-    def _label_ids(self, act: LegalAct) -> tuple[int, ...]:
+    def _spelled(self, text: str) -> tuple[int, ...]:
         """An act as the LM would say it: its last text (an article's title, a response's wording)."""
-        return tuple(self.tokenizer(act.texts[-1], add_special_tokens=False)["input_ids"][:24])
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"][:24])
 
     def _loglik(self, prompt_ids: tuple[int, ...], labels: Sequence[tuple[int, ...]], adapter: str) -> Tensor:
-        """log p(label | prompt) [A], one pass over the shared prompt and one over the labels."""
-        count, longest = len(labels), max(len(label) for label in labels)
-        tokens_A_S = torch.zeros(count, longest, dtype=torch.long, device=self.device)
-        mask_A_S = torch.zeros(count, longest, dtype=torch.long, device=self.device)
-        for i, label in enumerate(labels):
-            tokens_A_S[i, : len(label)] = torch.tensor(label)
-            mask_A_S[i, : len(label)] = 1
-        prefix = self.after_prompt(prompt_ids, (), adapter, keep=1)
-        cache = prefix.past_key_values
-        cache.batch_repeat_interleave(count)
-        seen_A_P = torch.ones(count, len(prompt_ids), dtype=torch.long, device=self.device)
-        attention = torch.cat([seen_A_P, mask_A_S], dim=1)
-        rest = self.model([adapter] * count, input_ids=tokens_A_S, attention_mask=attention, past_key_values=cache)
-        logits_A_S_V = torch.cat([prefix.logits.expand(count, -1, -1), rest.logits[:, :-1]], dim=1).float()
-        logprobs_A_S = logits_A_S_V.log_softmax(-1).gather(-1, tokens_A_S.unsqueeze(-1)).squeeze(-1)
-        loglik_A: Tensor = (logprobs_A_S * mask_A_S).sum(-1)
-        return loglik_A
+        """log p(label | prompt) [A]. What is not known of the prompt and all labels are one pass: each label sees the prompt
+        and itself, so the prompt's keys and values are there once, whatever the number of acts."""
+        known = self._known(prompt_ids, adapter)
+        begin = known[0][0].shape[2] if known else 0
+        packed = pack(len(prompt_ids) - begin, begin, [len(label) for label in labels])
+        label_ids = [token for label in labels for token in label]
+        self.num_act_tokens += len(prompt_ids) - begin + len(label_ids)
+        ids_1_L = torch.tensor([[*prompt_ids[begin:], *label_ids]], device=self.device)
+        out = self.model(
+            [adapter],
+            input_ids=ids_1_L,
+            position_ids=packed.positions_1_L.to(self.device),
+            attention_mask=packed.mask_1_1_L_K.to(self.device),
+            past_key_values=self._past(known),
+            use_cache=True,
+            logits_to_keep=1 + len(label_ids),
+        )
+        logprobs_N_V = out.logits[0, packed.before_N].float().log_softmax(-1)
+        logprobs_N = logprobs_N_V.gather(-1, torch.tensor(label_ids, device=self.device).unsqueeze(-1)).squeeze(-1)
+        owner_N = packed.owner_N.to(self.device)
+        return torch.zeros(len(labels), device=self.device).index_add(0, owner_N, logprobs_N)
+
+    def _known(self, prompt_ids: tuple[int, ...], adapter: str) -> KeysValues:
+        """What was read of a prompt before, or is read here without a gradient: up to where the adapter begins to act; in a
+        server all but the last token, of which logits are wanted."""
+        begin = self._begin(prompt_ids, adapter)
+        if self._prompts is None:
+            return self._read_prompt(prompt_ids[:begin]) if begin else ()
+        return self._prompts.read(BASE if begin else adapter, prompt_ids[: begin or len(prompt_ids) - 1])
+
+    def _past(self, known: KeysValues) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(known) if known else None
 
     # --- prompts --------------------------------------------------------------------------------------------------
+    def keep_prompts(self, max_tokens: int) -> None:
+        """From now on keep what is read of prompts for the choice among acts, by who read it. For a server: adapters must
+        not change but by `load`, and nothing is trained."""
+        self._prompts = ReadPrompts(self.model, max_tokens)
+
+    @property
+    def prompt_stats(self) -> PrefixStats:
+        """Of the prompts that are kept; zeros where none are."""
+        return self._prompts.stats if self._prompts is not None else PrefixStats()
+
+    def drop_prompts(self, adapter: str) -> None:
+        """An adapter goes: free what it read."""
+        if self._prompts is not None:
+            self._prompts.drop(adapter)
+
     def after_prompt(self, prompt_ids: tuple[int, ...], more_ids: tuple[int, ...], adapter: str, *, keep: int) -> Any:
         """Forward pass over prompt and `more_ids`; logits of the last `keep` tokens, and the cache to go on with."""
         begin = self._begin(prompt_ids, adapter)

@@ -172,6 +172,7 @@ class Voice:
     def drop_version(self, version: str) -> None:
         """Free a version, once no step uses it."""
         if version in self.causal.model.names:
+            self.causal.drop_prompts(version)
             self.causal.model.delete(version)
         writer = self._writer
         if writer is not None:

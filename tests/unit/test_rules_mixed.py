@@ -19,6 +19,7 @@ from bot.feedback.measures import Facts
 from bot.feedback.rewards import Credit, earn, rewards_for
 from bot.feedback.rules import Rule, Rules, RulesError, RuleSet, When, json_schema, load_rules, parse_rules
 from bot.feedback.rules_checks import KNOWN_NAMES
+from bot.feedback.text_metrics import num_questions
 from tests.builders import make_decision, make_signal
 
 ROOT = Path(__file__).parents[2]
@@ -77,12 +78,16 @@ def refusal(text: str) -> str:
         ("{name: a, reward: value}", "expected `signal` under `when` beside the names of a signal, got value"),
         ("{name: a, reward: 1, when: {value: 1}}", "expected `signal` beside value, label and role"),
         ("{name: a, reward: 1, delay_s: 5}", "only where there is a `signal`"),
+        ("{name: a, reward: 1, applies_to: reply}", "only where there is a `signal`"),
         ("{name: a, reward: 0, when: {signal: csat}}", "expected a reward other than 0"),
         ("{name: a, reward: 1, when: {signal: csat, role: users}}", "(did you mean user?)"),
         ("{name: a, reward: 1, when: {act: 'anser:x'}}", "(did you mean answer?)"),
         ("{name: a, reward: 1, when: {signal: csat, value: {min: 2, max: 1}}}", "expected min of at most max"),
         ("{name: a, reward: 1, when: {signal: csat, value: {from: 2}}}", "expected min or max in value"),
-        ("{name: a, reward: 1, when: {signal: csat}, applies_to: turn}", "expected reply, conversation or {last: n}"),
+        (
+            "{name: a, reward: 1, when: {signal: csat}, applies_to: turn}",
+            "expected reply, words, conversation or {last: n}",
+        ),
         ("{name: a, reward: 1, when: {signal: csat}, applies_to: {last: 21}}", "expected last: 1 to 20, got 21"),
         ("{name: a, reward: 1, when: {signal: csat}, decay: 0.5}", "expected decay only with applies_to"),
         ("{name: a, reward: 1, when: {signal: csat}, applies_to: {last: 2}, decay: 2}", "up to 1, got 2.0"),
@@ -305,6 +310,35 @@ def test_a_rule_without_a_signal_shades_what_is_rated_and_rates_nothing() -> Non
     assert values([thumb("d3")], rules, facts) == {"d3 reply": 0.5}
     outcome = make_signal(kind=SignalKind.OUTCOME, decision_id="", created_at=40.0, seq=9)
     assert values([outcome], rules, facts) == {"d3 conversation": 1.0}
+
+
+def test_what_rules_pay_for_words_is_part_of_the_replys_reward_and_named_as_theirs() -> None:
+    """0.5 for the act, 0.3 for a question among the words; with a cap of 0.2 its excess is the words' as well."""
+    for_words = "{name: asks, when: {expression: num_questions >= 1}, applies_to: words, reward: 0.3"
+    rules = rules_with("{name: t, when: {signal: thumb}, reward: 0.5}", for_words + ", cap: {conversation: 0.2}}")
+    facts = Facts(replies={"d3": "Which card? And when?"})
+    [credit] = rewards_for(THREE, [thumb()], rules, facts)
+    assert credit.scope == "reply"
+    assert [(term.rule, round(term.value, 9)) for term in credit.terms if term.rule in rules.word_terms] == [
+        ("main/asks", 0.3),
+        ("main/asks cap", -0.1),
+    ]
+    assert round(credit.value or 0, 9) == 0.7
+
+
+def test_a_signal_may_speak_of_words_alone() -> None:
+    """Of the reply that it was given to; about a conversation, of its last reply."""
+    rules = rules_with("{name: long, when: {signal: [thumb, csat]}, applies_to: words, reward: -0.2}")
+    assert values([thumb("d1")], rules) == {"d1 reply": -0.2}
+    assert values([csat()], rules) == {"d3 reply": -0.2}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("Yes.", 0), ("Which one?", 1), ("Really?! When?? So.", 2), ("\u672c\u5f53\uff1f", 1)]
+)
+def test_questions_are_counted_by_their_marks(text: str, expected: int) -> None:
+    """A run of marks is one question; those of other scripts count."""
+    assert num_questions(text) == expected
 
 
 def test_a_correction_is_measured_against_what_was_shown() -> None:
