@@ -227,7 +227,7 @@ def _add_measuring(commands: Any) -> None:
     _add_speed(bench)
     _add_serving(bench)
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
-    bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn: questions it is judged by")
+    bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn, style: questions it is judged by")
     bench.add_argument(
         "--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn, robust: the articles"
     )
@@ -239,14 +239,18 @@ def _add_measuring(commands: Any) -> None:
         "--oos", type=_file, action="append", default=[], metavar="F", help="learn: out-of-scope questions"
     )
     bench.add_argument("--algorithm", choices=ALGORITHMS, default="likelihood", help="learn: what the learner follows")
-    bench.add_argument("--noise", choices=NOISE, default="mild", help="learn: how well the thumbs tell the truth")
+    bench.add_argument(
+        "--noise", choices=NOISE, default="mild", help="learn, style: how well the thumbs tell the truth"
+    )
     bench.add_argument("--rate", type=_part, default=1.0, metavar="R", help="learn: share of replies with a thumb")
     bench.add_argument(
         "--asked", type=_part, default=0.0, metavar="R", help="learn: chance of a thumb where one is asked for"
     )
-    bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn: questions asked")
+    bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn, style: questions asked")
     bench.add_argument("--thumbs", type=_number("thumbs", 1, 10**9), metavar="N", help="learn: ends at so many")
-    bench.add_argument("--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn: repeat K times")
+    bench.add_argument(
+        "--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn, style: repeat K times"
+    )
     bench.add_argument("--version", metavar="V", help="robust: default is the one that serves")
     bench.add_argument(
         "--tiny",

@@ -7,11 +7,17 @@ messages (the tokenizer's own chat template turns them into tokens, once, and ro
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
-from bot.conversation import Act, ActKind, State
+from bot.conversation import Act, ActKind, State, Turn
 
 MAX_TURNS = 6
-"""Newest turns that a prompt shows."""
+"""Newest turns that the prompt of a reply shows."""
+CHOICE_TURNS = 12
+"""Turns that the prompt of a choice shows at most."""
+CHOICE_HOP = 6
+"""Of these, so many of the oldest leave at once: prompts of the turns between begin alike, and what was read of one is
+read already for the next."""
 MAX_TURN_CHARS = 600
 """Longer turns are cut in prompts: one pasted page must not push the question out of the context."""
 _CHAT_ROLES = {"user": "user", "bot": "assistant", "operator": "assistant"}
@@ -30,19 +36,20 @@ def query_text(state: State) -> str:
 def choice_prompt(state: State, persona: str) -> str:
     """Prompt under which the causal part scores act texts as the assistant's next words."""
     task = "Name the topic that the customer's last message is about."
-    return _chat(f"{persona} {task}", state)
+    num_left_out = -(-max(0, len(state.turns) - CHOICE_TURNS) // CHOICE_HOP) * CHOICE_HOP
+    return _chat(f"{persona} {task}", state.turns[num_left_out:])
 
 
 def reply_prompt(state: State, persona: str, sources: tuple[str, ...]) -> str:
     """Prompt for a generated reply that must rest on `sources` alone."""
     facts = "\n".join(f"- {source}" for source in sources)
     task = "Answer the customer's last message in your own words, kindly and briefly, using only these facts:"
-    return _chat(f"{persona} {task}\n{facts}", state)
+    return _chat(f"{persona} {task}\n{facts}", state.turns[-MAX_TURNS:])
 
 
-def _chat(system: str, state: State) -> str:
-    turns = [(_CHAT_ROLES[turn.role], turn.text[:MAX_TURN_CHARS]) for turn in state.turns[-MAX_TURNS:]]
-    return json.dumps([("system", system), *turns], ensure_ascii=False)
+def _chat(system: str, turns: Sequence[Turn]) -> str:
+    said = [(_CHAT_ROLES[turn.role], turn.text[:MAX_TURN_CHARS]) for turn in turns]
+    return json.dumps([("system", system), *said], ensure_ascii=False)
 
 
 def _last_bot_kind(state: State) -> ActKind | None:

@@ -82,19 +82,26 @@ class CausalPart:
         prompt_ids = self.prompt_ids(row.prompt)
         labels = [self._label_ids(row.legal[i].texts[-1]) for i in worded]
         with torch.no_grad():
-            base_A = self._loglik(prompt_ids, labels, BASE)
-        adapted_A = base_A if adapter == BASE else self._loglik(prompt_ids, labels, adapter)
+            known = self._known(prompt_ids, BASE)
+            base_A = self._loglik(prompt_ids, labels, BASE, known)
+        if adapter == BASE:
+            adapted_A = base_A
+        else:
+            is_shared = self._begin(prompt_ids, adapter) == _length(known) > 0
+            known = known if is_shared else self._known(prompt_ids, adapter)
+            adapted_A = self._loglik(prompt_ids, labels, adapter, known)
         return logits_A.index_copy(0, torch.tensor(worded, device=self.device), alpha * base_A + adapted_A - base_A)
 
     def _spelled(self, text: str) -> tuple[int, ...]:
         """An act as the LM would say it: its last text (an article's title, a response's wording)."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"][:24])
 
-    def _loglik(self, prompt_ids: tuple[int, ...], labels: Sequence[tuple[int, ...]], adapter: str) -> Tensor:
+    def _loglik(
+        self, prompt_ids: tuple[int, ...], labels: Sequence[tuple[int, ...]], adapter: str, known: KeysValues
+    ) -> Tensor:
         """log p(label | prompt) [A]. What is not known of the prompt and all labels are one pass: each label sees the prompt
         and itself, so the prompt's keys and values are there once, whatever the number of acts."""
-        known = self._known(prompt_ids, adapter)
-        begin = known[0][0].shape[2] if known else 0
+        begin = _length(known)
         packed = pack(len(prompt_ids) - begin, begin, [len(label) for label in labels])
         label_ids = [token for label in labels for token in label]
         self.num_act_tokens += len(prompt_ids) - begin + len(label_ids)
@@ -294,6 +301,11 @@ class CausalPart:
             masks.append(torch.from_numpy(self.vocabulary.allowed(text, known)))
             text = self.vocabulary.text_of(row.token_ids[: step + 1], text)
         return torch.stack(masks).to(self.device)
+
+
+def _length(known: KeysValues) -> int:
+    """Of how many tokens keys and values are."""
+    return known[0][0].shape[2] if known else 0
 
 
 def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:

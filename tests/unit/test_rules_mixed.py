@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.conversation import Signal, SignalKind
@@ -401,6 +401,7 @@ def _in_range(signals: list[Signal]) -> list[Signal]:
     return [s for s in signals if s.value in ranges.get(s.kind, (s.value,)) and s.kind != SignalKind.CORRECTION]
 
 
+@settings(deadline=None)
 @given(st.lists(_ANY, max_size=12, unique_by=lambda signal: signal.seq))
 def test_the_guides_rules_give_what_the_shipped_ones_give(signals: list[Signal]) -> None:
     """Format 2 says what format 1 says, rule by rule."""
@@ -412,6 +413,7 @@ def test_the_guides_rules_give_what_the_shipped_ones_give(signals: list[Signal])
     assert given_by(guide_rules()) == given_by(load_rules(ROOT / "bot/domains/bank/rewards.yml"))
 
 
+@settings(deadline=None)
 @given(st.lists(_ANY, max_size=12, unique_by=lambda signal: signal.seq))
 def test_every_mixed_reward_is_bounded_and_explained(signals: list[Signal]) -> None:
     """Whatever is sent, with caps, decay, a formula without measure and a delay: within the clip, the sum of its terms."""
