@@ -30,7 +30,7 @@ from bot.compose import Serving, serving
 from bot.conversation import BASE_VERSION, Conversation, Generated, Message, Signal, SignalKind, State, digest
 from bot.conversation import Turn as Said
 from bot.domain import Domain, load_domain
-from bot.errors import ConfigError
+from bot.errors import ConfigError, RejoinderError
 from bot.feedback.rules import Rules, load_rules
 from bot.feedback.store import Store
 from bot.feedback.text_metrics import num_questions, num_words, rouge_l
@@ -68,6 +68,7 @@ NUM_MEASURED = 32
 """Of their replies, those on which the distance to the start is."""
 EVERY_KEPT = 3
 """Without a file to judge by, every third question is kept for that and never asked."""
+SWAP_TIMEOUT_S = 300.0
 TURNS = 128
 GAIN = 2.0
 """Asked for: so many times the style's rate at the start."""
@@ -193,10 +194,14 @@ async def _talk(material: Material, built: Serving, loop: Loop, num_turns: int) 
 
 
 async def _until_served(policy: Policy, version: str) -> None:
-    """The engine follows the pointer by itself."""
-    async with asyncio.timeout(120):
-        while policy.champion != version:  # noqa: ASYNC110 - the engine tells nobody when it has swapped
-            await asyncio.sleep(0.05)
+    """The engine follows the pointer by itself. Raises RejoinderError when it does not take the version."""
+    try:
+        async with asyncio.timeout(SWAP_TIMEOUT_S):
+            while policy.champion != version:  # noqa: ASYNC110 - the engine tells nobody when it has swapped
+                await asyncio.sleep(0.05)
+    except TimeoutError as error:
+        found = f"expected {version} to serve within {SWAP_TIMEOUT_S:.0f} s, got {policy.champion}: see what was logged"
+        raise RejoinderError(found) from error
 
 
 async def _turn(material: Material, built: Serving, number: int, question: Question) -> None:
