@@ -267,8 +267,7 @@ class Loop:
         old = [row for row in admitted.rows if row.reward.seq <= cursor]
         room = max(0, self.config.rows_per_update - len(fresh))
         chosen = [*(old[i] for i in sorted(rng.permutation(len(old))[:room])), *fresh]
-        earned = self._credits(chosen, {row.decision.act for row in admitted.rows})
-        earned = [heard.tell(row) for row in earned]
+        earned = [heard.tell(row) for row in self._credits(chosen, {row.decision.act for row in admitted.rows})]
         errors = self._check([row.decision for row in earned])
         accepted = [row for row in earned if row.decision.id not in self._refused]
         worst = max((errors.get(row.decision.id, 0.0) for row in accepted), default=0.0)

@@ -144,6 +144,16 @@ class CausalPart:
         """Of the prompts that are kept; zeros where none are."""
         return self._prompts.stats if self._prompts is not None else PrefixStats()
 
+    def counts(self) -> dict[str, float]:
+        """Of choices, for metrics; any thread may ask."""
+        kept = self.prompt_stats
+        return {
+            "causal_tokens_read": kept.num_read + self.num_act_tokens,
+            "choice_prefix_tokens_read": kept.num_read,
+            "choice_prefix_tokens_reused": kept.num_reused,
+            "choice_prefix_blocks_evicted": kept.num_evicted,
+        }
+
     def drop_prompts(self, adapter: str) -> None:
         """An adapter goes: free what it read."""
         if self._prompts is not None:

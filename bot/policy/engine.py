@@ -195,19 +195,23 @@ class Engine:
 
     def counts(self) -> dict[str, float | Tally]:
         """Since the start, for metrics (`bot.metrics`); any thread may ask."""
-        encoder, voice = self._model.encoder, self._voice
-        return (voice.counts() if voice is not None else {}) | {
-            "batches": self._choices.num_batches,
-            "batched_choices": self._choices.num_items,
-            "batch_choices": self._choices.sizes,
-            "swaps": self._num_swaps,
-            "swaps_refused": self._num_refused,
-            "swap_seconds": self._swap_s,
-            "versions_loaded": len(self._loaded),
-            "encoder_texts_asked": encoder.num_texts_asked,
-            "encoder_texts_read": encoder.num_texts_read,
-            "encoder_tokens_read": encoder.num_tokens_read,
-        }
+        encoder, causal, voice = self._model.encoder, self._model.causal, self._voice
+        return (
+            (voice.counts() if voice is not None else {})
+            | (causal.counts() if causal is not None else {})
+            | {
+                "batches": self._choices.num_batches,
+                "batched_choices": self._choices.num_items,
+                "batch_choices": self._choices.sizes,
+                "swaps": self._num_swaps,
+                "swaps_refused": self._num_refused,
+                "swap_seconds": self._swap_s,
+                "versions_loaded": len(self._loaded),
+                "encoder_texts_asked": encoder.num_texts_asked,
+                "encoder_texts_read": encoder.num_texts_read,
+                "encoder_tokens_read": encoder.num_tokens_read,
+            }
+        )
 
     # --- Embedder -----------------------------------------------------------------------------------------------------
     @property

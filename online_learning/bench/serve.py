@@ -19,7 +19,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ ACTS = Kind(
     {"ours": {}, "batch_1": {"engine.max_batch": "1"}, "peer": {"engine.max_batch": "1", "engine.reuse": "false"}},
     "encoder_tokens_read",
 )
+CHOICES = replace(ACTS, read="choice_prefix_tokens_read")
+"""Acts that the causal part chooses too: what of its prompts had to be read."""
 TEXT = Kind(
     "generated",
     TEXT_CHATS,
@@ -96,7 +98,7 @@ class Server:
 def main(settings: Settings, args: argparse.Namespace) -> int:
     """`--chats N` prints one object, without it `runs: [...]`."""
     questions = questions_of(args, load_domain(settings.domain))
-    kind = TEXT if args.text else ACTS
+    kind = TEXT if args.text else CHOICES if "causal" in settings.policy.parts else ACTS
     runs = measure(settings, questions, [args.chats] if args.chats else kind.chats, kind, args)
     print(json.dumps(runs[0] if args.chats else {"runs": runs}))
     return 0
