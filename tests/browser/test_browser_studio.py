@@ -22,6 +22,7 @@ from tests.browser.conftest import Visit
 from tests.browser.product import Product
 from tests.builders import make_conversation, make_decision, make_message, make_signal
 from tests.hostile import INERT_JS, PAYLOADS
+from tests.version_folder import publish_bytes
 
 pytestmark = pytest.mark.browser
 
@@ -204,6 +205,62 @@ def test_a_question_that_went_wrong_becomes_an_article(operator_visit: Visit, pr
     page.get_by_role("button", name="Turquoise", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.get_by_text("The article was removed.")).to_be_visible()
+
+
+def test_a_version_is_traced_to_those_who_taught_it_promoted_and_taken_back(
+    operator_visit: Visit, product: Product
+) -> None:
+    """From the list to a conversation and its words; each change with a reason, and the version named."""
+    word, rig = f"w{uuid4().hex[:8]}", product.rig
+    ask(operator_visit.chat(), f"Where is my {word} card?")
+    version = publish_bytes(rig.versions)
+    taught_by = (rig.store.newest_replies(1)[0].decision_id,)
+    rig.store.commit_update(UpdateRow(1000.0, 0, f"checkpoint-{version}", "published", version, METRICS, taught_by))
+    try:
+        page = studio(operator_visit, "learning")
+        versions = page.locator('section.st-panel[aria-label="Versions"]')
+        row = versions.get_by_role("row", name=version).first
+        row.get_by_role("button", name="32 replies").click()
+        page.get_by_role("dialog", name=f"What taught {version}").get_by_role("button", name=word).click()
+        expect(page.locator(".st-message.user", has_text=word)).to_be_visible()
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        row.get_by_role("button", name="Promote").click()
+        decide(page, "better by eye")
+        expect(page.get_by_text(f"Done: {version} serves")).to_be_visible()
+        assert rig.versions.champion().version == version
+        versions.get_by_role("row", name="v000000").last.get_by_role("button", name="Roll back to").click()
+        decide(page, "worse after all")
+        expect(page.get_by_text("Done: v000000 serves, learning is frozen.")).to_be_visible()
+    finally:
+        rig.versions.set_champion("v000000", "as before", "test")
+        rig.versions.unfreeze("as before", "test")
+
+
+def decide(page: Page, reason: str) -> None:
+    """Give the reason that a dialog asks for, and go on."""
+    page.get_by_label("Reason").fill(reason)
+    page.get_by_role("button", name="Yes, do it").click()
+
+
+def test_a_case_says_where_it_comes_from_and_answers_no_more_once_removed(operator_visit: Visit) -> None:
+    """Its words answer, the control; removed, the bot's own do."""
+    word, chat = f"w{uuid4().hex[:8]}", operator_visit.chat()
+    question, words = f"Where is my {word} card?", f"{word} cards come by boat."
+    message_id = ask(chat, question).get_attribute("data-message-id")
+    body, headers = {"message_id": message_id, "text": words}, {"Origin": operator_visit.home}
+    assert chat.request.post(f"{operator_visit.home}/v1/corrections", data=body, headers=headers).ok
+    expect(ask(chat, question)).to_contain_text(words)
+    page = studio(operator_visit, "knowledge")
+    row = page.get_by_role("region", name="Cases").last.get_by_role("row", name=question)
+    expect(row).to_contain_text(words)
+    row.get_by_role("button", name=question).click()
+    expect(page.locator(".st-message.user", has_text=word).first).to_be_visible()
+    page.keyboard.press("Escape")
+    row.get_by_role("button", name="Remove").click()
+    expect(page.get_by_text("The case was removed: it answers nothing any more.")).to_be_visible()
+    expect(ask(chat, question)).to_contain_text("Your card is on its way.")
 
 
 def add_draft(product: Product, name: str, **fields: str) -> None:
