@@ -29,16 +29,26 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Sign in - Rejoinder</title>
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 1rem/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 100vh; margin: 0; }}
-form {{ width: min(22rem, 90vw); display: grid; gap: .75rem; }}
-h1 {{ font-size: 1.25rem; margin: 0; }}
-input, button {{ font: inherit; padding: .6rem .75rem; border-radius: .5rem; border: 1px solid #888; }}
-button {{ background: #1d4ed8; border-color: #1d4ed8; color: #fff; cursor: pointer; }}
-.problem {{ color: #c02626; margin: 0; }}
-small {{ opacity: .75; }}
-.or {{ margin: 0; text-align: center; opacity: .75; }}
-.provider {{ padding: .6rem .75rem; border-radius: .5rem; border: 1px solid #888; text-align: center; color: inherit; }}
+:root {{ color-scheme: light dark; --page: #f6f6f3; --card: #fff; --ink: #1b211f; --soft: #545d59; --line: #c9cac1;
+  --accent: #0d6b5c; --on-accent: #fff; --bad: #b3372e; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --page: #121615; --card: #1b201f; --ink: #e9eeec; --soft: #b2bbb7;
+  --line: #46504d; --accent: #3fb59f; --on-accent: #06201b; --bad: #f0897f; }} }}
+* {{ box-sizing: border-box; }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 100vh; margin: 0;
+  background: var(--page); color: var(--ink); }}
+form {{ width: min(24rem, 92vw); display: grid; gap: .6rem; padding: 1.75rem; border-radius: 1rem;
+  background: var(--card); border: 1px solid var(--line); }}
+h1 {{ font-size: 1.25rem; margin: 0 0 .4rem; }}
+label {{ font-size: .9rem; font-weight: 600; color: var(--soft); margin-bottom: -.35rem; }}
+input, button, .provider {{ font: inherit; padding: .6rem .75rem; border-radius: .75rem; border: 1px solid var(--line); }}
+input {{ background: var(--page); color: inherit; }}
+button {{ background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600; cursor: pointer;
+  margin-top: .5rem; }}
+:focus-visible {{ outline: 2px solid var(--accent); outline-offset: 2px; }}
+.problem {{ color: var(--bad); margin: 0; }}
+small, .or {{ color: var(--soft); }}
+.or {{ margin: 0; text-align: center; }}
+.provider {{ text-align: center; color: inherit; text-decoration: none; font-weight: 600; }}
 </style></head><body><main>
 <form method="post" action="/login">
 <h1>Operators sign in here</h1>

@@ -6,14 +6,16 @@ import json
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.chat_page import conversation_of
+from tests.browser.accessibility import serious_findings
+from tests.browser.chat_page import ask, conversation_of
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
-from tests.browser.test_browser_chat import HOSTILE, ask
+from tests.browser.test_browser_chat import HOSTILE
 from tests.builders import make_decision, make_message
 from tests.hostile import INERT_JS
 
@@ -28,6 +30,17 @@ def test_nobody_reads_conversations_without_signing_in(visit: Visit) -> None:
         expect(visit.open(path).get_by_label("Operator key")).to_be_visible()
     for path in ("/operator/config", "/operator/gradio_api/startup-events", "/studio/gradio_api/info"):
         assert visit.context.request.get(visit.home + path).status == 401
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_where_one_signs_in(new_visit: Callable[..., Visit], scheme: str) -> None:
+    """Also beside the line that says what was wrong; on a phone."""
+    page = new_visit(viewport={"width": 390, "height": 844}, color_scheme=scheme).open("/login")
+    page.get_by_label("Operator key").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator(".problem")).to_be_visible()
+    assert serious_findings(page, "main") == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def fresh(word: str) -> str:
@@ -153,7 +166,7 @@ def test_what_an_action_did_is_read_beside_what_it_said(operator_visit: Visit, p
     here = conversation_of(chat)
     decision = make_decision(id=fresh("d"), conversation_id=here, turn=9)
     fields = {"conversation_id": here, "role": "bot", "decision_id": decision.id, "text": "Done."}
-    events = [
+    events: list[dict[str, Any]] = [
         {"event": "action", "name": "action_freeze_card", "error": "it raised KeyError"},
         {"event": "slot", "name": "card_last4", "value": HOSTILE},
         {"event": "slot", "name": "freeze_confirmed", "value": None},
