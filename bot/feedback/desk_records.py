@@ -49,6 +49,14 @@ class InboxQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a message that was found; `hit`: a word that was searched for."""
+
+    text: str
+    hit: bool
+
+
+@dataclass(frozen=True, slots=True)
 class InboxRow:
     """One line of the inbox. Times are epoch seconds; 0: not."""
 
@@ -74,8 +82,10 @@ class InboxRow:
     revision: int
     versions: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
-    snippet: tuple[tuple[str, bool], ...] = ()
-    """Of a search: the message found, in pieces; True: a word that was searched for."""
+    snippet: tuple[Piece, ...] = ()
+    """Of a search: the message found."""
+    viewers: tuple[str, ...] = ()
+    """Who else of the staff has it open; the store does not know, the routes do."""
 
 
 @dataclass(frozen=True, slots=True)

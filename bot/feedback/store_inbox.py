@@ -13,7 +13,7 @@ from typing import Any
 
 from bot.conversation import Standing
 from bot.errors import NotFound
-from bot.feedback.desk_records import NOBODY, InboxPage, InboxQuery, InboxRow
+from bot.feedback.desk_records import NOBODY, InboxPage, InboxQuery, InboxRow, Piece
 from bot.feedback.store_connection import Connection, Row
 from bot.feedback.store_reports import search_expression
 
@@ -136,14 +136,14 @@ def _found_before(conn: Connection, bound: dict[str, Any], ids: list[str]) -> li
     return [row[0] for row in conn.execute(_FOUND_BEFORE, bound | {"ids": json.dumps(ids)})]
 
 
-def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """The text between the marks, and what is in them."""
+def _pieces(text: str) -> Iterator[Piece]:
+    """The text between the marks, and what is in them; none is empty."""
     before, *marked = text.split(OPEN_MARK)
-    yield before, False
+    parts = [Piece(before, hit=False)]
     for part in marked:
         word, _, after = part.partition(CLOSE_MARK)
-        yield word, True
-        yield after, False
+        parts += [Piece(word, hit=True), Piece(after, hit=False)]
+    yield from (part for part in parts if part.text)
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
@@ -159,15 +159,13 @@ def _lines(
     conn: Connection,
     found: Sequence[Row],
     now: float,
-    snippets: dict[str, tuple[tuple[str, bool], ...]] | None = None,
+    snippets: dict[str, tuple[Piece, ...]] | None = None,
 ) -> tuple[InboxRow, ...]:
     facets = _facets(conn, [row["conversation_id"] for row in found])
     return tuple(_line(row, now, facets, (snippets or {}).get(row["conversation_id"], ())) for row in found)
 
 
-def _line(
-    row: Row, now: float, facets: dict[tuple[str, str], list[str]], snippet: tuple[tuple[str, bool], ...]
-) -> InboxRow:
+def _line(row: Row, now: float, facets: dict[tuple[str, str], list[str]], snippet: tuple[Piece, ...]) -> InboxRow:
     conversation_id = row["conversation_id"]
     return InboxRow(
         id=conversation_id,

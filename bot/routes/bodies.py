@@ -56,32 +56,6 @@ class StartedConversation(_Answer):
     token: str
 
 
-class Thumbs(_Answer):
-    """Votes in force."""
-
-    up: int
-    down: int
-
-
-class ConversationLine(_Answer):
-    """One line of the operator's list."""
-
-    id: str
-    created_at: float
-    status: str
-    last_text: str
-    num_messages: int
-    thumbs: Thumbs
-    versions: list[str]
-
-
-class ConversationList(_Answer):
-    """Newest first; `next` goes into `before` for the next page, null at the end."""
-
-    conversations: list[ConversationLine]
-    next: float | None
-
-
 class ConversationOut(_Answer):
     """A conversation without its messages."""
 
@@ -157,6 +131,19 @@ class StoredSignal(_Answer):
     model_config = ConfigDict(json_schema_extra={"examples": [{"seq": 17}]})
 
     seq: int
+
+
+class CsatReport(_Asked):
+    """How a whole chat was to its person, 1 (very bad) to 5 (very good)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "k2", "conversation_id": "c_0123456789abcdef0123", "value": 4}]}
+    )
+
+    key: Key
+    conversation_id: Id
+    value: Annotated[int, Field(ge=1, le=5)]
+    comment: Comment = ""
 
 
 class OutcomeReport(_Asked):

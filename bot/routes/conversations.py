@@ -1,27 +1,23 @@
-"""`/v1/conversations*` and articles: starting a conversation, the operator's list, one transcript."""
+"""`/v1/conversations*` and articles: starting a conversation, one transcript. (The list of all is the inbox.)"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.requests import Request
 
 from bot.conversation import Conversation, Message, is_operator
 from bot.domain import Domain
 from bot.errors import NotAllowed, NotFound
-from bot.feedback.store import ConversationFilter, ConversationRow, Store
-from bot.routes.access import CallerDep, OperatorDep, ServiceDep, address_of
+from bot.feedback.store import Store
+from bot.routes.access import CallerDep, ServiceDep, address_of
 from bot.routes.bodies import (
     ArticleOut,
-    ConversationLine,
-    ConversationList,
     ConversationOut,
     NewConversation,
     StartedConversation,
-    Thumbs,
     Transcript,
 )
 from bot.routes.parts import Service
@@ -64,37 +60,6 @@ async def start(service: ServiceDep, request: Request, body: NewConversation = _
     conversation = await start_conversation(service, person_id, body.reply, address_of(request))
     token = service.parts.identity.person_token(person_id)
     return StartedConversation(conversation_id=conversation.id, token=token)
-
-
-@router.get("/v1/conversations")
-async def list_conversations(
-    service: ServiceDep,
-    _: OperatorDep,
-    *,
-    q: Annotated[str, Query(max_length=200)] = "",
-    thumb: Annotated[int, Query(ge=-1, le=1)] = 0,
-    version: Annotated[str, Query(max_length=16)] = "",
-    status: Annotated[str, Query(max_length=16)] = "",
-    before: Annotated[float, Query(ge=0)] = 0.0,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> ConversationList:
-    """Conversations, newest first."""
-    wanted = ConversationFilter(q, thumb, version, status, before, limit)
-    rows = await asyncio.to_thread(service.parts.store.list_conversations, wanted)
-    last = rows[-1].conversation.created_at if len(rows) == limit else None
-    return ConversationList(conversations=[_line(row) for row in rows], next=last)
-
-
-def _line(row: ConversationRow) -> ConversationLine:
-    return ConversationLine(
-        id=row.conversation.id,
-        created_at=row.conversation.created_at,
-        status=row.conversation.status,
-        last_text=row.last_text,
-        num_messages=row.num_messages,
-        thumbs=Thumbs(up=row.thumbs_up, down=row.thumbs_down),
-        versions=list(row.versions),
-    )
 
 
 @router.get("/v1/conversations/{conversation_id}", response_model_exclude_none=True)

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from bot.conversation import Message, digest
 from bot.errors import NotAllowed, NotFound
 from bot.feedback.desk import Doing
+from bot.feedback.desk_records import InboxRow
 from bot.routes.access import DeskDep, ServiceDep
-from bot.routes.inbox import InboxLine
+from bot.routes.inbox import seen_by_others
 from bot.routes.parts import Service
 from bot.wire import MessageOut
 from bot.wire_client import Id, Key
@@ -110,12 +111,12 @@ class NoteOut(BaseModel):
 
 
 @router.patch("/v1/conversations/{conversation_id}")
-async def mark(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Marks) -> InboxLine:
+async def mark(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Marks) -> InboxRow:
     """Claim or release, flag, snooze, tag."""
     return await asyncio.to_thread(_mark, service, doing, conversation_id, body)
 
 
-def _mark(service: Service, doing: Doing, conversation_id: str, body: Marks) -> InboxLine:
+def _mark(service: Service, doing: Doing, conversation_id: str, body: Marks) -> InboxRow:
     desk = service.parts.store.desk
     if body.claimed:
         desk.claim(doing, conversation_id, force=body.force)
@@ -128,7 +129,7 @@ def _mark(service: Service, doing: Doing, conversation_id: str, body: Marks) -> 
     for value, present in ((body.add_tag, True), (body.remove_tag, False)):
         if value is not None:
             desk.tag(doing, conversation_id, value.strip(), present=present)
-    return InboxLine.of(desk.line(conversation_id, doing.at), service.presence.viewers(conversation_id, but=doing.name))
+    return _line(service, doing, conversation_id)
 
 
 @router.post("/v1/conversations/{conversation_id}/notes", status_code=201)
@@ -140,7 +141,7 @@ async def add_note(service: ServiceDep, doing: DeskDep, conversation_id: Id, bod
 
 # --- who speaks -------------------------------------------------------------------------------------------------------
 @router.post("/v1/conversations/{conversation_id}/takeover")
-async def take_over(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: TakeOver) -> InboxLine:
+async def take_over(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: TakeOver) -> InboxRow:
     """From now on the operator speaks and the bot is silent; the customer is told."""
     desk = service.parts.store.desk
 
@@ -153,18 +154,18 @@ async def take_over(service: ServiceDep, doing: DeskDep, conversation_id: Id, bo
 
 
 @router.post("/v1/conversations/{conversation_id}/handback")
-async def hand_back(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxLine:
+async def hand_back(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxRow:
     """The bot answers again, knowing what was said meanwhile; the customer is told."""
     return await _end(service, doing, conversation_id, "bot", HANDED_BACK)
 
 
 @router.post("/v1/conversations/{conversation_id}/resolve")
-async def resolve(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxLine:
+async def resolve(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxRow:
     """Close it; it opens again when its person writes."""
     return await _end(service, doing, conversation_id, "resolved", RESOLVED)
 
 
-async def _end(service: Service, doing: Doing, conversation_id: str, status: str, words: str) -> InboxLine:
+async def _end(service: Service, doing: Doing, conversation_id: str, status: str, words: str) -> InboxRow:
     desk, store = service.parts.store.desk, service.parts.store
 
     def change() -> None:
@@ -176,9 +177,9 @@ async def _end(service: Service, doing: Doing, conversation_id: str, status: str
     return await asyncio.to_thread(_line, service, doing, conversation_id)
 
 
-def _line(service: Service, doing: Doing, conversation_id: str) -> InboxLine:
+def _line(service: Service, doing: Doing, conversation_id: str) -> InboxRow:
     row = service.parts.store.desk.line(conversation_id, doing.at)
-    return InboxLine.of(row, service.presence.viewers(conversation_id, but=doing.name))
+    return seen_by_others(service, row, doing.name)
 
 
 def _announce(service: Service, doing: Doing, conversation_id: str, words: str) -> None:

@@ -11,9 +11,9 @@ from bot.errors import NotAllowed
 from bot.feedback.desk import Doing
 from bot.feedback.store import Store
 from bot.routes.access import OperatorDep, PersonDep, ServiceDep
-from bot.routes.bodies import OutcomeReport, StoredSignal
+from bot.routes.bodies import CsatReport, OutcomeReport, StoredSignal
 from bot.routes.parts import Service
-from bot.wire import FeedbackOut, VoteOut, can_vote, votes_in_force
+from bot.wire import FeedbackOut, OutcomeOut, VoteOut, can_vote, votes_in_force
 from bot.wire_client import Vote
 from bot.wire_errors import BadFrame
 
@@ -71,6 +71,31 @@ def _voted_message(store: Store, person_id: str, message_id: str) -> Message:
 async def vote(service: ServiceDep, person_id: PersonDep, body: Vote) -> StoredSignal:
     """Vote on a reply; thumb 0 withdraws. The same key twice is one vote, with another body a conflict."""
     return StoredSignal(seq=(await record_vote(service, person_id, body)).seq)
+
+
+@router.post("/v1/csat")
+async def rate_chat(service: ServiceDep, person_id: PersonDep, body: CsatReport) -> StoredSignal:
+    """Rate a whole chat of one's own; the newest counts. The same key twice is one rating, with another body a conflict."""
+    service.feedback.take(person_id)
+    store = service.parts.store
+    conversation = await asyncio.to_thread(store.conversation, body.conversation_id)
+    if conversation.person_id != person_id:
+        raise NotAllowed("conversation_id: expected one of yours, got somebody else's")
+    signal = Signal(
+        key=body.key,
+        conversation_id=conversation.id,
+        kind=SignalKind.CSAT,
+        value=float(body.value),
+        author=person_id,
+        created_at=service.parts.clock(),
+        comment=body.comment,
+    )
+    async with service.hub.turn(conversation.id):
+        stored = await asyncio.to_thread(store.add_signal, signal)
+        signals = await asyncio.to_thread(store.signals, conversation.id)
+        service.hub.tell(conversation.id, OutcomeOut.of(signals, person_id))
+    service.metrics.signals.labels(signal.kind.value).inc()
+    return StoredSignal(seq=stored.seq)
 
 
 @router.post("/v1/outcomes")

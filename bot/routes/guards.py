@@ -74,8 +74,13 @@ def _headers_for(path: str) -> dict[str, str]:
     return _HEADERS | {"Content-Security-Policy": PAGE_POLICY}
 
 
+_EDITED = ("/v1/rules", "/v1/knowledge/")
+MAX_EDITED_BYTES = 1 << 20
+"""Of a body with rules or an article, which only developers (and, to look at one, the staff) may send."""
+
+
 class BodyLimit:
-    """Refuses bodies over `max_bytes` on our own routes, announced or streamed."""
+    """Refuses bodies over `max_bytes` on our own routes, announced or streamed; texts that are edited may be longer."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -85,9 +90,11 @@ class BodyLimit:
         if scope["type"] != "http" or not scope["path"].startswith((*_API_PATHS, "/login")):
             await self._app(scope, receive, send)
             return
-        complaint = f"body: expected at most {self._max_bytes} bytes, got more"
+        is_edited = scope["path"].startswith(_EDITED)
+        max_bytes = max(self._max_bytes, MAX_EDITED_BYTES) if is_edited else self._max_bytes
+        complaint = f"body: expected at most {max_bytes} bytes, got more"
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isascii() and announced.isdigit() and int(announced[:20]) > self._max_bytes:
+        if announced.isascii() and announced.isdigit() and int(announced[:20]) > max_bytes:
             await answer_of(TooLarge(complaint))(scope, receive, send)
             return
         received = 0
@@ -96,7 +103,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
+            if received > max_bytes:
                 raise HTTPException(413, complaint)
             return message
 

@@ -75,52 +75,11 @@ class ExportParams(InboxFilter):
     format: Literal["jsonl", "csv"] = "jsonl"
 
 
-class Piece(BaseModel):
-    """A piece of a message that was found; `hit`: a word that was searched for."""
-
-    text: str
-    hit: bool
-
-
-class InboxLine(BaseModel):
-    """One conversation. Times are epoch seconds, 0: not. `viewers`: who else of the staff has it open."""
-
-    id: str
-    created_at: float
-    updated_at: float
-    state: str
-    """`status`, or `snoozed`."""
-    status: str
-    assignee: str
-    waiting_since: float
-    snoozed_until: float
-    flagged: bool
-    language: str
-    last_text: str
-    last_role: str
-    num_messages: int
-    up: int
-    down: int
-    csat: int
-    outcome: str
-    versions: list[str]
-    tags: list[str]
-    snippet: list[Piece] = []
-    viewers: list[str] = []
-
-    @classmethod
-    def of(cls, row: InboxRow, viewers: Sequence[str]) -> InboxLine:
-        """From the store's record."""
-        values = {name: value for name, value in asdict(row).items() if name not in ("revision", "snippet")}
-        snippet = [Piece(text=text, hit=hit) for text, hit in row.snippet if text]
-        return cls(**values, snippet=snippet, viewers=list(viewers))
-
-
 class InboxAnswer(BaseModel):
     """`next` goes into `cursor` for the page after this; null at the end. `searched_to`: a search stopped at messages of
     this time before the page was full; `next` goes on from there."""
 
-    conversations: list[InboxLine]
+    conversations: list[InboxRow]
     next: str | None
     searched_to: float | None
     counts: dict[str, int]
@@ -160,10 +119,15 @@ async def read_inbox(service: ServiceDep, member: MemberDep, params: Annotated[I
     desk, now = service.parts.store.desk, service.parts.clock()
     wanted = replace(params.query(member.name), cursor=params.cursor, limit=params.limit)
     page, counts = await asyncio.to_thread(lambda: (_page(service, wanted, now), desk.counts(member.name, now)))
-    lines = [InboxLine.of(row, service.presence.viewers(row.id, but=member.name)) for row in page.rows]
+    lines = [seen_by_others(service, row, member.name) for row in page.rows]
     return InboxAnswer(
         conversations=lines, next=page.next or None, searched_to=page.searched_to or None, counts=counts, now=now
     )
+
+
+def seen_by_others(service: Service, row: InboxRow, me: str) -> InboxRow:
+    """A line with who else has it open."""
+    return replace(row, viewers=tuple(service.presence.viewers(row.id, but=me)))
 
 
 def _page(service: Service, wanted: InboxQuery, now: float) -> InboxPage:
@@ -217,7 +181,7 @@ async def _json_lines(service: Service, wanted: InboxQuery) -> AsyncIterator[str
             {name: getattr(message, name) for name in ("role", "text", "created_at", "act", "version", "author")}
             for message in messages
         ]
-        line = {name: value for name, value in asdict(row).items() if name not in ("snippet", "revision")}
+        line = {name: value for name, value in asdict(row).items() if name not in ("snippet", "revision", "viewers")}
         yield json.dumps(line | {"messages": said}, ensure_ascii=False) + "\n"
 
 

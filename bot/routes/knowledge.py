@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 router = APIRouter(tags=["knowledge"])
 
 ArticleId = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,80}$", examples=["card_arrival"])]
-Text = Annotated[str, Field(max_length=20_000)]
+Text = Annotated[str, Field(max_length=200_000)]
 _TEXT = "---\ntitle: When your card comes\nquestions:\n  - Where is my card?\n---\nIn 5 working days.\n"
 _ARTICLE: dict[str, Any] = {"id": "card_arrival", "title": "When your card comes", "is_own": True, "is_shipped": True}
 

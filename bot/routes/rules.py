@@ -22,7 +22,7 @@ from bot.wire_errors import BadFrame
 
 router = APIRouter(tags=["rules"])
 
-Text = Annotated[str, Field(max_length=60_000)]
+Text = Annotated[str, Field(max_length=200_000)]
 Reason = Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
 _RULES = "version: 1\nrules:\n  outcome: {solved: 1.0, not_solved: -1.0}\n"
 _VERSION: dict[str, JsonValue] = {

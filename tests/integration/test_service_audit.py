@@ -26,6 +26,7 @@ RULES = "version: 1\nrules:\n  thumb: {up: 0.4, down: -0.4}\n  outcome: {solved:
 END_USERS = {
     ("POST", "/v1/conversations"),
     ("POST", "/v1/feedback"),
+    ("POST", "/v1/csat"),
 }
 """For those who chat."""
 CHANGES_NOTHING = {

@@ -105,6 +105,7 @@ def test_the_matrix_holds(client: TestClient, rig: Rig, method: str, path: str) 
         "/v1/macros/{name}": {"text": "One moment."},
         "/v1/accounts": {"name": "new", "role": "operator", "password": PASSWORD},
         "/v1/feedback": {"message_id": reply_id, "thumb": 1},
+        "/v1/csat": {"conversation_id": conversation_id, "value": 4},
         "/v1/outcomes": {"conversation_id": conversation_id, "solved": True},
         "/v1/versions/promote": {"version": BASE_VERSION, "reason": "test"},
         "/v1/versions/canary": {"version": BASE_VERSION, "share": 0.1, "reason": "test"},
@@ -118,7 +119,7 @@ def test_the_matrix_holds(client: TestClient, rig: Rig, method: str, path: str) 
     for number, (headers, may) in enumerate(in_turn):
         client.cookies.clear()
         body = because | bodies.get(path, {})
-        if path in ("/v1/feedback", "/v1/outcomes"):
+        if path in ("/v1/feedback", "/v1/outcomes", "/v1/csat"):
             body = body | {"key": f"k{number}"}
         names = dict.fromkeys(("name", "case_id", "draft_id", "decision_id", "pair_id", "job_id"), "none")
         names |= {"number": "1", "version": "v000001"}
@@ -332,23 +333,42 @@ def test_a_store_that_cannot_write_is_503_and_not_ready(tmp_path: Path) -> None:
     assert (ready.status_code, ready.json()["reason"]) == (503, "cannot write: database or disk is full")
 
 
+def test_a_chat_is_rated_over_http_as_over_the_socket(client: TestClient, rig: Rig) -> None:
+    """One to five, by its person; the newest counts, a key sent again is one rating, with another body a conflict."""
+    conversation_id, person_id, _ = start(client, rig)
+    mine, theirs = bearer(rig, person_id), bearer(rig, "p_stranger")
+    body = {"key": "k1", "conversation_id": conversation_id, "value": 2, "comment": "slow"}
+    seqs = [client.post("/v1/csat", json=body, headers=mine).json()["seq"] for _ in range(2)]
+    assert seqs[0] == seqs[1]
+    assert client.post("/v1/csat", json=body | {"value": 3}, headers=mine).status_code == 409
+    assert client.post("/v1/csat", json=body | {"key": "k2", "value": 5}, headers=mine).status_code == 200
+    for value in (0, 6, 2.5):
+        assert client.post("/v1/csat", json=body | {"key": "k3", "value": value}, headers=mine).status_code == 400
+    assert client.post("/v1/csat", json=body | {"key": "k4"}, headers=theirs).status_code == 403
+    assert client.get(f"/v1/conversations/{conversation_id}/download", headers=mine).json()["csat"] == 5
+    said = rig.store.signals(conversation_id)
+    assert [(signal.kind, signal.value, signal.comment) for signal in said] == [
+        ("csat", 2.0, "slow"),
+        ("csat", 5.0, "slow"),
+    ]
+
+
+@pytest.mark.parametrize("route", ["/v1/rules/check", "/v1/knowledge/check"])
+def test_rules_and_articles_may_be_long_up_to_a_stated_bound(client: TestClient, route: str) -> None:
+    """Over the limit of other bodies they are read; over their own, and over it elsewhere, 413 with the bound."""
+    text = "# " + "\u00e4" * 100_000 + "\n"
+    body = {"text": text} | ({"id": "lockers"} if "knowledge" in route else {})
+    assert len(text.encode()) > 3 * 65_536
+    read = client.post(route, json=body, headers=OPERATOR)
+    assert (read.status_code, read.json()["ok"]) == (200, False)
+    answer = client.post(route, json=body | {"text": text * 6}, headers=OPERATOR)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["message"] == "body: expected at most 1048576 bytes, got more"
+    assert client.post("/v1/outcomes", json=body, headers=OPERATOR).status_code == 413
+    assert client.post(route, json=body | {"text": "x" * 200_001}, headers=OPERATOR).status_code == 400
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
-def test_the_operators_list_pages_and_filters(client: TestClient, rig: Rig) -> None:
-    """Newest first; `next` leads on; filters reach the store."""
-    ids = []
-    for _ in range(3):
-        rig.clock.now += 1
-        ids.append(start(client, rig)[0])
-    first = client.get("/v1/conversations?limit=2", headers=OPERATOR).json()
-    rest = client.get(f"/v1/conversations?limit=2&before={first['next']}", headers=OPERATOR).json()
-    assert [c["id"] for c in first["conversations"]] == ids[:0:-1]
-    assert [c["id"] for c in rest["conversations"]] == ids[:1]
-    assert rest["next"] is None
-    assert first["conversations"][0]["thumbs"] == {"up": 0, "down": 0}
-    assert client.get("/v1/conversations?thumb=1", headers=OPERATOR).json()["conversations"] == []
-    assert client.get("/v1/conversations?limit=0", headers=OPERATOR).status_code == 400
-
-
 def test_a_transcript_shows_decisions_to_operators_only(client: TestClient, rig: Rig) -> None:
     """Its person sees the messages."""
     conversation_id, person_id, _ = start(client, rig)

@@ -13,7 +13,7 @@ from bot.conversation import SignalKind
 from bot.errors import ConflictError, NotFound
 from bot.feedback import schema_desk
 from bot.feedback.desk import Doing
-from bot.feedback.desk_records import InboxQuery
+from bot.feedback.desk_records import InboxQuery, Piece
 from bot.feedback.store import Store
 from bot.feedback.store_connection import open_writer, transaction
 from tests.builders import make_conversation, make_decision, make_message, make_signal
@@ -174,9 +174,9 @@ def test_a_search_shows_where_the_words_stand(three: Store) -> None:
     """The newest message that matches, in pieces; hostile text is just text."""
     add_chat(three, "d", 400.0, "<b>card</b> \ue000x")
     found = {row.id: row.snippet for row in three.desk.inbox(InboxQuery(text="card"), NOW).rows}
-    assert [piece for piece in found["a"] if piece[0]] == [("Where is my ", False), ("card", True), ("?", False)]
-    assert ("card", True) in found["d"]
-    assert "<b>" in found["d"][0][0]
+    assert found["a"] == (Piece("Where is my ", hit=False), Piece("card", hit=True), Piece("?", hit=False))
+    assert Piece("card", hit=True) in found["d"]
+    assert "<b>" in found["d"][0].text
 
 
 def test_counts_say_how_much_is_where(three: Store) -> None:

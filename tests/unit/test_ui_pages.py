@@ -9,25 +9,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 import ui
 from ui import operator, studio
 from ui.app import STATIC_FOLDER
 from ui.chat import chat_page
-from ui.client import Api
 from ui.texts import CHINESE, ENGLISH, texts
 from ui.theme import theme
-
-
-def make_api(status: int = 200, **answers: Any) -> Api:
-    """An API that answers each path's last word from `answers`."""
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, json=answers.get(request.url.path.rsplit("/", 1)[-1], {}))
-
-    return Api("http://bot.test", "k", transport=httpx.MockTransport(answer))
 
 
 def test_every_language_has_every_text_with_the_same_places_to_fill() -> None:
