@@ -3,8 +3,9 @@
     lease(version) -> choose / write -> release
     champion pointer moved -> verify -> load beside -> probe -> flip -> old version drains -> freed
 
-Each part has one worker thread that owns its tensors. Replies are written by a thread of their own (`bot.policy.writer`),
-so a swap delays a running stream by no more than the work it takes from the same cores.
+Each part has one worker thread that owns its tensors. Replies are written by a thread of their own (`bot.policy.writer`), and
+versions of the causal part loaded, merged and probed in one of lower priority: a swap delays a running stream by little more
+than the memory it moves.
 
 A causal model is loaded when the first reply is to be written; from then on a version's causal adapter is hung in and
 probed with the rest of the version, before it serves. That first reply is the one moment when the adapter of a version
@@ -16,6 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
@@ -43,6 +47,8 @@ from bot.policy.weights import VersionFiles, read_version
 
 log = logging.getLogger(__name__)
 
+GENTLE_NICENESS = 10
+"""Of the thread that loads versions: about a ninth of the share that the others have where cores are short."""
 ROOM_WAIT_S = 60.0
 """How long a new champion waits while as many versions are in use as have copies of the layers."""
 
@@ -73,6 +79,8 @@ class Engine:
         self._encoder_thread = ThreadPoolExecutor(1, "encoder")
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
+        # Loading, merging and probing a version takes seconds of a core: those who are being written for go before it.
+        self._gentle_thread = ThreadPoolExecutor(1, "versions", initializer=_yield_to_others)
         self._choices = MicroBatcher(self._encoder_thread, self._choose_batch, max_batch=max_batch)
         self._embeddings = MicroBatcher(self._encoder_thread, self._embed_batch, max_batch=max_batch)
         self._loaded: dict[str, VersionFiles] = {}
@@ -99,7 +107,7 @@ class Engine:
         self._closed = True
         if self._voice is not None:
             await asyncio.to_thread(self._voice.close)
-        for thread in (self._encoder_thread, self._causal_thread):
+        for thread in (self._encoder_thread, self._causal_thread, self._gentle_thread):
             await asyncio.to_thread(thread.shutdown, True, cancel_futures=True)
 
     async def follow_champion(self, poll_s: float = 0.25) -> None:
@@ -191,7 +199,7 @@ class Engine:
         adapter = voice.hung_in(version, files)
         if adapter is not None or files is None:
             return adapter or BASE
-        return await asyncio.get_running_loop().run_in_executor(self._causal_thread, voice.hang_in, version, files)
+        return await asyncio.get_running_loop().run_in_executor(self._thread_of(voice), voice.hang_in, version, files)
 
     def counts(self) -> dict[str, float | Tally]:
         """Since the start, for metrics (`bot.metrics`); any thread may ask."""
@@ -320,7 +328,7 @@ class Engine:
                 scores_acts = self._model.causal is not None
                 voice = await self._need_voice() if scores_acts else self._voice
                 if voice is not None:
-                    await loop.run_in_executor(self._causal_thread, voice.hang_in, version, files)
+                    await loop.run_in_executor(self._thread_of(voice), voice.hang_in, version, files)
                 await loop.run_in_executor(self._encoder_thread, self._hang_in, version, files)
             except Exception:
                 await asyncio.gather(*self._drop_later(version))
@@ -373,7 +381,7 @@ class Engine:
         loop, voice = asyncio.get_running_loop(), self._voice
         jobs = [loop.run_in_executor(self._encoder_thread, self._drop, version)]
         if voice is not None:
-            jobs.append(loop.run_in_executor(self._causal_thread, voice.drop_version, version))
+            jobs.append(loop.run_in_executor(self._thread_of(voice), voice.drop_version, version))
         return jobs
 
     def _drop(self, version: str) -> None:
@@ -394,11 +402,24 @@ class Engine:
                 self._voice = await loop.run_in_executor(self._causal_thread, self._load_voice)
             return self._voice
 
+    def _thread_of(self, voice: Voice) -> ThreadPoolExecutor:
+        """Where its versions are loaded and freed: apart from the threads that score acts and write, if any may be."""
+        is_alone = self._model.causal is None and voice.writes_together
+        return self._gentle_thread if is_alone else self._causal_thread
+
     def _load_voice(self) -> Voice:
         causal = self._model.causal
         if causal is None and self._load_causal is None:
             raise ModelError("generated replies: expected a causal model, none is configured")
         return Voice(causal if causal is not None or self._load_causal is None else self._load_causal(), self._writing)
+
+
+def _yield_to_others() -> None:
+    """A lower priority for this thread alone, and for those it begins (Linux, where a thread has one of its own)."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, now + GENTLE_NICENESS))
 
 
 @dataclass(frozen=True, slots=True)

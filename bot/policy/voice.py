@@ -58,7 +58,8 @@ class WriterOptions:
 
 
 class Voice:
-    """`hang_in`, `drop_version` and the constructor run in the engine's causal thread, the rest in the event loop."""
+    """`hang_in` and `drop_version` run in the engine's thread for versions, the constructor in its causal one, the rest in
+    the event loop."""
 
     def __init__(self, causal: CausalPart, options: WriterOptions) -> None:
         self.causal = causal
@@ -97,6 +98,11 @@ class Voice:
         """Counters; zeros where replies are written one by one."""
         writer = self._writer
         return writer.stats if writer is not None else WriterStats()
+
+    @property
+    def writes_together(self) -> bool:
+        """Whether replies are written by a thread of our own, and not in the causal one, one by one."""
+        return self._held is not None
 
     @property
     def has_room(self) -> bool:
@@ -174,9 +180,8 @@ class Voice:
         if version in self.causal.model.names:
             self.causal.drop_prompts(version)
             self.causal.model.delete(version)
-        writer = self._writer
-        if writer is not None:
-            writer.drop(version)
+        if self._held is not None:
+            self._held.drop(version)
             self._merged.discard(version)
 
     # --- words ----------------------------------------------------------------------------------------------------

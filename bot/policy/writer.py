@@ -141,6 +141,8 @@ class Writer:
         self._inbox.put(drop)
         while not done.wait(0.1) and self._thread.is_alive():
             pass
+        if not done.is_set():  # The thread has died, and nobody else is in the decoder.
+            drop()
 
     def close(self) -> None:
         """Stop after the step that runs; replies that are not finished get a ModelError."""

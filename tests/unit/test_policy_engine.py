@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -213,6 +215,21 @@ async def test_a_new_champion_waits_for_older_versions_whose_copies_are_in_use(
         await engine._follow_once()
         assert engine.champion == "v000004"
         assert (await write_under(engine)).token_ids
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+async def test_versions_are_loaded_behind_those_who_write(rig: Rig) -> None:
+    """By a thread of lower priority. The control: the thread that writes has that of the process, also after a swap."""
+    await write_under(rig.engine)
+    await rig.promote(rig.publish(1))
+    await write_under(rig.engine)
+    niceness = {
+        thread.name: os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+        for thread in threading.enumerate()
+        if thread.name in ("versions_0", "writer", "MainThread")
+    }
+    assert niceness["versions_0"] == min(19, niceness["MainThread"] + 10)
+    assert niceness["writer"] == niceness["MainThread"]
 
 
 async def test_rolling_back_to_the_fresh_install_goes_on_serving(rig: Rig) -> None:
