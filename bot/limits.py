@@ -5,7 +5,7 @@
 - `Turns`: replies in the making are so many at most; who must wait is served in turn, address by address, and those of
   the hasty are begun in the gaps.
 
-Who has used up half of a bucket is *hasty*: nobody is refused for it, and what they ask gives way to what others ask.
+Who has used up a quarter of a bucket is *hasty*: nobody is refused for it, and what they ask gives way to what others ask.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TokenBuckets:
             wait_s = (1 - bucket.tokens) / self._per_s if self._per_s else 60.0
             raise TooMuch(f"{self._what}: expected at most {self._per_min:g} a minute, got more", wait_s)
         bucket.tokens -= 1
-        return bucket.tokens < HASTY_SHARE * self._burst
+        return bucket.tokens < CALM_SHARE * self._burst
 
     def _bucket(self, key: str) -> _Bucket:
         now = self._clock()
@@ -105,7 +105,7 @@ RETRY_S = 10.0
 """When to try again for a place: nobody knows when one gets free."""
 SMOOTHING = 0.1
 """Weight of the newest turn in the mean length of turns."""
-HASTY_SHARE = 0.5
+CALM_SHARE = 0.75
 """Of a bucket: with less left, its owner is hasty."""
 LONGEST_GAP_S = 1.0
 """One reply of the hasty begins at least so often, however much others ask."""
