@@ -188,6 +188,7 @@ def test_what_an_action_did_is_read_beside_what_it_said(operator_visit: Visit, p
         ]
     )
     assert page.evaluate(INERT_JS, "#rj-desk") == []
+    assert serious_findings(page, "#rj-desk") == []
 
 
 def test_signing_out_closes_the_pages(operator_visit: Visit) -> None:
