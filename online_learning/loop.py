@@ -226,6 +226,7 @@ class Loop:
         if not batch.credits or not batch.num_fresh:
             self._commit(batch, number, "skipped", self._version, {"refused": dict(batch.refused)})
             return None
+        self.tests.refresh()
         before, tests_before = self.learner.snapshot(), self.tests.results(CURRENT)
         rows = self._heard(until, self.config.holdout_rows, holdout=True).judged
         off = self._check([row.decision for row in rows]).keys() & self._refused

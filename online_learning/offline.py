@@ -7,7 +7,7 @@ of its conversation.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,11 @@ class OfflinePolicy:
         self._retriever = Retriever(domain, KnowledgeIndex(cache), _BaseEmbedder(model.encoder), words)
         asyncio.run(self._retriever.build())
 
+    def look_again(self) -> None:
+        """Index the domain's articles as they are now."""
+        asyncio.run(self._retriever.build())
+        self._read.clear()
+
     def rows(self, questions: Sequence[str]) -> list[ActRow]:
         """Questions with their legal acts, ready to be scored under any version."""
         states = [State("offline", (Turn("user", question),)) for question in questions]
@@ -111,15 +116,27 @@ def _outlook(legal: Sequence[LegalAct], logprobs: Sequence[float]) -> Outlook:
 
 class ConversationTests:
     """The domain's tests as far as a policy decides them: the first message of each, and every later one that stands
-    alone. Steps inside a form are not the policy's to get wrong (`bot.policy.acts.FORM_PRIOR`)."""
+    alone. Steps inside a form are not the policy's to get wrong (`bot.policy.acts.FORM_PRIOR`).
 
-    def __init__(self, policy: OfflinePolicy, domain: Domain) -> None:
+    `reread` says whether the domain's articles have changed since it was last asked."""
+
+    def __init__(self, policy: OfflinePolicy, domain: Domain, reread: Callable[[], bool] = bool) -> None:
         self._policy = policy
+        self._reread = reread
         steps = [(test.name, step) for test in domain.tests for step in test.steps]
         self._steps = [(name, step) for name, step in steps if not _inside_form(step.act)]
-        self._rows = policy.rows([step.user for _, step in self._steps])
+        self._rows = self._asked()
         self.must_pass = frozenset(test.name for test in domain.tests if test.must_pass)
         self._names = frozenset(name for name, _ in self._steps)
+
+    def _asked(self) -> list[ActRow]:
+        return self._policy.rows([step.user for _, step in self._steps])
+
+    def refresh(self) -> None:
+        """Take the articles as they are now: between updates only, so that champion and candidate meet the same ones."""
+        if self._reread():
+            self._policy.look_again()
+            self._rows = self._asked()
 
     def results(self, adapter: str) -> TestResults:
         """Which tests an adapter's mode passes."""

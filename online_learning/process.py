@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bot.domain import Domain, load_domain
+from bot.domain import Domain
 from bot.errors import ConfigError, StoreError
 from bot.feedback.rules import load_rules
 from bot.feedback.store import Store
@@ -29,6 +29,7 @@ from bot.policy.download import find_or_fetch
 from bot.policy.encoder import EncoderPart
 from bot.policy.model import PolicyModel
 from bot.settings import Settings
+from online_learning.articles import ArticlesOnDisk
 from online_learning.config import LearnerConfig, LikelihoodConfig, recipe
 from online_learning.loop import Loop, Watch, nobody
 from online_learning.offline import ConversationTests, OfflinePolicy
@@ -88,7 +89,10 @@ def build_loop(
     torch.set_num_threads(settings.learn.threads or max(1, (os.cpu_count() or 2) - 1))
     torch.manual_seed(settings.seed or 0)
     config = config or config_of(settings)
-    domain = domain or load_domain(settings.domain, settings.own_articles)
+    reread: Callable[[], bool] = bool
+    if domain is None:
+        articles = ArticlesOnDisk(settings)
+        domain, reread = articles.domain, articles.reread
 
     def load_writer() -> CausalPart:
         return CausalPart(find_or_fetch("causal", settings))
@@ -109,7 +113,7 @@ def build_loop(
         domain,
         load_rules(domain.rewards_path),
         Learner(model, config, causal),
-        ConversationTests(offline, domain),
+        ConversationTests(offline, domain, reread),
         load_writer=load_writer,
         watch=watch,
         augment=partial(augmented, read=offline.read, share=share, seed=settings.seed or 0) if share else list,

@@ -254,6 +254,9 @@ class Interrupted:
         self._tests = tests
         self._acts = iter([*[lambda: None] * (run - 1), act])
 
+    def refresh(self) -> None:
+        self._tests.refresh()
+
     def results(self, adapter: str) -> TestResults:
         next(self._acts, lambda: None)()
         return self._tests.results(adapter)
