@@ -276,8 +276,7 @@ class Loop:
         return Batch(until, accepted, refused, len(fresh), worst, self._cases(admitted.rows))
 
     def _heard(self, until: int, limit: int, *, holdout: bool = False) -> Heard:
-        rows = self.store.window(until, limit, holdout=holdout)
-        return heard_apart(rows, rules_in_force(self.store, self.rules))
+        return heard_apart(self.store.window(until, limit, holdout=holdout), rules_in_force(self.store, self.rules))
 
     def _cases(self, rows: Sequence[Rated]) -> Cases | None:
         """The rows that may teach, as evidence: consent, caps and quorum hold for cases as for weights."""
