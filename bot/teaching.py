@@ -1,4 +1,4 @@
-"""What operators teach the bot, and what it can tell them about a choice. No web.
+"""What operators teach the bot, and what it suggests to them. No web. (Why it chose: `bot.explaining`.)
 
 A correction does three things: it is kept as a signal; it becomes a case, which speaks in the next choice already; and, where
 the right act is one of the domain's, it becomes a lesson, a decision of the operator's own that the learner trains on.
@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bot import render
 from bot.conversation import (
-    BASE_VERSION,
     Act,
     ActKind,
     Conversation,
@@ -32,8 +31,9 @@ from bot.conversation import (
 )
 from bot.domain import Domain
 from bot.errors import NotAllowed, NotFound
+from bot.explaining import without_case
 from bot.feedback.desk import Doing
-from bot.feedback.desk_records import Case, CaseUse, Pair
+from bot.feedback.desk_records import Case, Pair
 from bot.feedback.store import Store
 from bot.knowledge.cases import CaseRow
 from bot.policy.acts import legal_acts
@@ -86,31 +86,8 @@ class Suggestion:
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class ActShare:
-    """How probable one act was, part by part of what made the choice."""
-
-    act: str
-    retriever: float
-    """To a fresh install: what retrieval and the domain's priors say."""
-    with_case: float
-    """After the case that spoke, if one did."""
-    served: float
-    """After the weights that were learned: the propensity."""
-
-
-@dataclass(frozen=True, slots=True)
-class Why:
-    """What moved a choice away from the fresh install."""
-
-    acts: tuple[ActShare, ...]
-    case: CaseUse | None
-    moved_by: str
-    """What made the served act the most probable one: `retriever`, `case`, `weights`, or `chance` where it is not."""
-
-
 class Teacher:
-    """Corrections, suggestions, explanations and pairs."""
+    """Corrections, suggestions and pairs."""
 
     def __init__(
         self, *, settings: Settings, domain: Domain, store: Store, policy: Policy, knowledge: Knowledge, ids: Ids
@@ -239,7 +216,7 @@ class Teacher:
 
     async def _lesson(self, doing: Doing, decision: Decision, act: str) -> str:
         """Store the choice as the operator would have made it; returns its decision's id."""
-        legal = await asyncio.to_thread(self._without_case, decision)
+        legal = await asyncio.to_thread(without_case, self._store, decision)
         if act not in [known.act for known in legal]:
             legal = (*legal, LegalAct(act, self._texts(act)))
         async with self._policy.lease() as lease:
@@ -329,36 +306,6 @@ class Teacher:
         text = await asyncio.to_thread(self._words, act)
         return Suggestion(act, text, math.exp(choice.logprobs[choice.mode]))
 
-    # --- why ------------------------------------------------------------------------------------------------------------
-    async def why(self, decision_id: str) -> Why:
-        """Score the stored choice again without its case and without learned weights. Raises NotFound."""
-        decision = await asyncio.to_thread(self._store.decision, decision_id)
-        plain = await asyncio.to_thread(self._without_case, decision)
-        case = await asyncio.to_thread(self._case_of, decision)
-        async with self._policy.lease(BASE_VERSION) as lease:
-            bare = await lease.choose(ActRequest(decision.query, decision.prompt, plain, 0))
-            told = (
-                bare
-                if case is None
-                else await lease.choose(ActRequest(decision.query, decision.prompt, decision.legal, 0))
-            )
-        retriever = {act.act: logprob for act, logprob in zip(plain, bare.logprobs, strict=True)}
-        shares = tuple(
-            ActShare(act.act, math.exp(retriever.get(act.act, -math.inf)), math.exp(with_case), math.exp(served))
-            for act, with_case, served in zip(decision.legal, told.logprobs, decision.logprobs, strict=True)
-        )
-        with_case_act = decision.legal[told.mode].act if case else ""
-        return Why(shares, case, _moved_by(decision, plain[bare.mode].act, with_case_act))
-
-    def _case_of(self, decision: Decision) -> CaseUse | None:
-        uses = self._store.desk.case_uses(decision.conversation_id)
-        return next((use for use in uses if use.decision_id == decision.id), None)
-
-    def _without_case(self, decision: Decision) -> tuple[LegalAct, ...]:
-        """The legal acts as they would have been, had no case spoken."""
-        use = self._case_of(decision)
-        return decision.legal if use is None else tuple(_unmoved(decision.legal, use))
-
     # --- pairs ----------------------------------------------------------------------------------------------------------
     async def next_pair(self, left: str, right: str, now: float) -> Pair | None:
         """A question that two versions answer differently, stored as a pair in a random order; None: none was found.
@@ -401,20 +348,3 @@ class Teacher:
         """(question, left answer, right answer) of a pair."""
         question = self._store.decision(pair.decision_id).query
         return question, self._words(pair.left_act), self._words(pair.right_act)
-
-
-def _unmoved(legal: Sequence[LegalAct], use: CaseUse) -> Iterator[LegalAct]:
-    for act in legal:
-        if act.act != use.act:
-            yield act
-        elif abs(rest := act.prior_logit - use.prior_logit) > 1e-9 or not use.act.startswith("answer:case_"):
-            yield replace(act, prior_logit=rest)
-
-
-def _moved_by(decision: Decision, retriever: str, with_case: str) -> str:
-    """Which part brought the served act to the top first."""
-    if decision.legal[decision.mode].act != decision.act:
-        return "chance"
-    if retriever == decision.act:
-        return "retriever"
-    return "case" if with_case == decision.act else "weights"

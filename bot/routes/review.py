@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import Signal, SignalKind
+from bot.explaining import Why, explain
 from bot.feedback.desk_records import Case, Draft
 from bot.routes.access import DeskDep, OperatorDep, ServiceDep
 from bot.routes.bodies import StoredSignal
@@ -89,23 +90,6 @@ class DraftOut(BaseModel):
     conversation_id: str
     decision_id: str
     state: str
-
-
-class ActShareOut(BaseModel):
-    """How probable an act was to a fresh install, after the case that spoke, and as served."""
-
-    act: str
-    retriever: float
-    with_case: float
-    served: float
-
-
-class WhyOut(BaseModel):
-    """What moved a choice: `retriever`, `case`, `weights`, or `chance` (it was not the most probable act)."""
-
-    moved_by: str
-    case: dict[str, Any] | None
-    acts: list[ActShareOut]
 
 
 class PairOut(BaseModel):
@@ -203,11 +187,9 @@ async def rate(service: ServiceDep, doing: DeskDep, body: Rating) -> StoredSigna
 
 
 @router.get("/v1/decisions/{decision_id}/why")
-async def why(service: ServiceDep, _: OperatorDep, decision_id: Id) -> WhyOut:
+async def why(service: ServiceDep, _: OperatorDep, decision_id: Id) -> Why:
     """What moved this choice away from what a fresh install would have done."""
-    found = await service.parts.teacher.why(decision_id)
-    acts = [ActShareOut(**asdict(share)) for share in found.acts]
-    return WhyOut(moved_by=found.moved_by, case=asdict(found.case) if found.case else None, acts=acts)
+    return await explain(service.parts.store, service.parts.policy, decision_id)
 
 
 # --- articles that are missing ----------------------------------------------------------------------------------------
