@@ -19,7 +19,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,6 @@ from bot.wire_errors import Busy, Unavailable
 
 logger = logging.getLogger(__name__)
 
-RESTARTING = "the server is restarting: send it again in a few seconds"
 MAX_WAITING = 4
 """Messages of one conversation that may wait for their turn."""
 MAX_REPLIES_PER_PERSON = 4
@@ -335,8 +334,7 @@ class Room:
 
         Raises Busy, Unavailable (draining), StoreError, ConflictError.
         """
-        self._check_capacity()
-        async with self._gap(hasty=hasty), self.entry:
+        async with self.entry:
             self._check_capacity()
             stored, is_new = await asyncio.to_thread(self._hub.store.add_user_message, message)
             await self.publish()
@@ -346,24 +344,9 @@ class Room:
                 self._enqueue(stored, hasty=hasty)
             return stored
 
-    @asynccontextmanager
-    async def _gap(self, *, hasty: bool) -> AsyncIterator[None]:
-        """What the hasty send is stored in a gap, too. Raises Unavailable when the server stops meanwhile."""
-        async with AsyncExitStack() as stack:
-            if hasty:
-                try:
-                    turn = self._hub.turns.turn(self._address, self.conversation.person_id, hasty=True)
-                    await stack.enter_async_context(turn)
-                except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if task is not None and task.cancelling():
-                        raise
-                    raise Unavailable(RESTARTING) from None
-            yield
-
     def _check_capacity(self) -> None:
         if self._hub.draining:
-            raise Unavailable(RESTARTING)
+            raise Unavailable("the server is restarting: send it again in a few seconds")
         if len(self._waiting) >= MAX_WAITING:
             wait_s = max(BUSY_S, self._hub.turns.wait_s)
             raise Busy(f"expected at most {MAX_WAITING} messages waiting for a reply, got another", wait_s)

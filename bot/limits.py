@@ -5,7 +5,7 @@
 - `Turns`: replies in the making are so many at most; who must wait is served in turn, address by address, and those of
   the hasty are begun in the gaps.
 
-Who has used up a quarter of a bucket is *hasty*: nobody is refused for it, and what they ask gives way to what others ask.
+Who has used up half of a bucket is *hasty*: nobody is refused for it, and what they ask gives way to what others ask.
 """
 
 from __future__ import annotations
@@ -105,10 +105,12 @@ RETRY_S = 10.0
 """When to try again for a place: nobody knows when one gets free."""
 SMOOTHING = 0.1
 """Weight of the newest turn in the mean length of turns."""
-CALM_SHARE = 0.75
+CALM_SHARE = 0.5
 """Of a bucket: with less left, its owner is hasty."""
-LONGEST_GAP_S = 1.0
-"""One reply of the hasty begins at least so often, however much others ask."""
+LONGEST_GAP_S = 0.25
+"""One reply of the hasty begins at least so often, however many of others are beginning."""
+HASTY_PLACES = 0.25
+"""Of all places: the hasty hold no more, however long their replies take."""
 
 
 class _Lanes:
@@ -150,9 +152,9 @@ class Turns:
     """At most `max_running` turns at the same time, and `max_waiting` that wait for one, of one address half as many.
 
     Those who wait are served address by address, within an address person by person, and a person's own in order: who
-    asks a thousand things delays whoever comes from elsewhere by one turn. The hasty wait for a gap: one of them begins
-    when nobody waits and nothing is beginning, or when none of them has begun for `longest_gap_s`. `clock` is monotonic
-    seconds.
+    asks a thousand things delays whoever comes from elsewhere by one turn. The hasty wait until nobody else does, and for
+    a gap: one of them begins when nothing is beginning, or when none of them has begun for `longest_gap_s`. They hold a
+    share of the places, and one more than there are while they have none. `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -173,6 +175,8 @@ class Turns:
         self._waiting_by_address: Counter[str] = Counter()
         self.num_running = 0
         self.num_waiting = 0
+        self.num_hasty = 0
+        """Of those that run."""
         self.num_beginning = 0
         """Turns of which nothing was heard yet."""
 
@@ -204,7 +208,7 @@ class Turns:
             turn.begun()
             took_s = self._clock() - started
             self._mean_s = took_s if self._mean_s is None else self._mean_s + SMOOTHING * (took_s - self._mean_s)
-            self._end()
+            self._end(hasty=hasty)
 
     def dismiss(self) -> None:
         """Everybody who waits is cancelled; who has a turn keeps it."""
@@ -224,7 +228,7 @@ class Turns:
                 self.num_waiting -= 1  # What is left of it in its lane is passed over.
             else:  # It was let in at this very moment.
                 self._begun()
-                self._end()
+                self._end(hasty=hasty)
             raise
         finally:
             self._waiting_by_address[address] -= 1
@@ -235,14 +239,15 @@ class Turns:
         self.num_beginning -= 1
         self._admit()
 
-    def _end(self) -> None:
+    def _end(self, *, hasty: bool) -> None:
         self.num_running -= 1
+        self.num_hasty -= hasty
         self._admit()
 
     def _admit(self) -> None:
         while self.num_running < self._max_running and self._admit_one(self._calm):
             pass
-        if self.num_running < self._max_running and not self.num_beginning:
+        if not self.num_beginning:
             self._admit_hasty()
         if self._hasty and self._overdue is None:
             self._overdue = asyncio.get_running_loop().call_later(self._longest_gap_s, self._admit_overdue)
@@ -257,15 +262,14 @@ class Turns:
         future.set_result(None)
         return True
 
-    def _admit_hasty(self) -> None:
-        if self._admit_one(self._hasty) and self._overdue is not None:
-            self._overdue.cancel()
-            self._overdue = None
+    def _admit_hasty(self, most_running: int = 0) -> None:
+        most_hasty = max(1, int(HASTY_PLACES * self._max_running))
+        if self.num_running < (most_running or self._max_running) and self.num_hasty < most_hasty:
+            self.num_hasty += self._admit_one(self._hasty)
 
     def _admit_overdue(self) -> None:
-        """Even where all places are taken: that is one more in a second."""
         self._overdue = None
-        self._admit_hasty()
+        self._admit_hasty(self._max_running + (not self.num_hasty))
         self._admit()
 
 
