@@ -39,7 +39,8 @@ from online_learning.bench.swap import learner_of, random_version
 
 NUM_VERSIONS = 6
 NUM_REQUESTS = 4
-NUM_TOKENS = 32
+NUM_TOKENS = 16
+"""Short replies: a new champion waits while older ones end theirs, and two hundred swaps are to end within minutes."""
 QUIET_REPLIES = 2
 """Of each stream, before the first swap: what its waits are compared with."""
 TIMEOUT_S = 300.0
