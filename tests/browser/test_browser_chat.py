@@ -35,11 +35,8 @@ def offset(part: Locator, whole: Locator) -> tuple[float, float]:
 
 
 def stored_votes(product: Product) -> list[tuple[float, str, str]]:
-    """(value, label, comment) of the newest conversation's thumbs, oldest first."""
-    from bot.feedback.store import ConversationFilter
-
-    newest = product.rig.store.list_conversations(ConversationFilter(limit=200))
-    found = [signal for row in newest for signal in product.rig.store.signals(row.conversation.id)]
+    """(value, label, comment) of the thumbs in conversations that are open in a page, oldest first."""
+    found = [signal for name in list(product.rig.hub.rooms) for signal in product.rig.store.signals(name)]
     return [(signal.value, signal.label, signal.comment) for signal in sorted(found, key=lambda signal: signal.seq)]
 
 
