@@ -20,8 +20,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bot.conversation import Conversation, Message, Signal, SignalKind
 from bot.errors import NotAllowed, RejoinderError, TooMuch
-from bot.hub import Room, Snapshot
 from bot.listener import TOO_SLOW, Listener
+from bot.room import Room, Snapshot
 from bot.routes.access import address_of, may_chat, service_of
 from bot.routes.conversations import check_reply_mode, start_conversation
 from bot.routes.failures import answer_of

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from bot.hub import MAX_WAITING
 from bot.listener import Listener
+from bot.room import MAX_WAITING
 from bot.routes import chat
 from bot.wire import PongOut
 from tests.service_rig import Rig, Tab, live, open_rig
