@@ -44,6 +44,7 @@ class FakeVllm:
         """Version -> what its adapter adds to every log-probability."""
         self.refusal = ""
         """What the server says to every load; empty: it loads."""
+        self.refusal_status = 400
         self.adapters: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
         self.hold_after: int | None = None
@@ -87,7 +88,7 @@ class FakeVllm:
             return JSONResponse({"detail": "Not Found"}, 404)
         self.calls.append(("load", name))
         if self.refusal or name in self.adapters:
-            return _error(self.refusal or "has already been loaded", 400)
+            return _error(self.refusal or "has already been loaded", self.refusal_status)
         assert path not in self.adapters.values(), f"{path}: a path of an adapter that is loaded"
         self.adapters[name] = path
         return Response("Success")

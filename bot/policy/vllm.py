@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
@@ -22,7 +23,7 @@ from bot.policy.endings import num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextDelta, TextRequest
 from bot.policy.vllm_adapters import Remote, RemoteAdapters, probe
-from bot.policy.vllm_server import Piece, Served, ServerGone, VllmServer, Words
+from bot.policy.vllm_server import SILENCE_S, Piece, Served, ServerGone, VllmServer, Words
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS, AllowedNext, Vocabulary
 
 log = logging.getLogger(__name__)
@@ -44,12 +45,14 @@ class VllmPolicy:
         *,
         max_new: int,
         tolerance: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._acts = acts
         self._server = server
         self._remotes = remotes
         self._vocabulary = vocabulary
         self._tolerance = tolerance
+        self._clock = clock
         self._max_tokens = MAX_PROMPT_TOKENS + max_new
         self._champion = acts.champion
         self._standing = AsyncExitStack()
@@ -94,7 +97,8 @@ class VllmPolicy:
             self._refs[version] -= 1
 
     async def write(self, request: TextRequest, version: str) -> AsyncGenerator[TextDelta, None]:
-        """Stream a reply. Raises ModelError, ServerGone."""
+        """Stream a reply; at its deadline it ends where it is. Raises ServerGone; ModelError, also when no word came in
+        time."""
         name = self._name(version)
         if name is None:
             raise ModelError(f"vLLM at {self._server.url} has no words of {version}: {self._why(version)}")
@@ -105,13 +109,16 @@ class VllmPolicy:
             max_tokens=request.max_tokens,
             seed=request.seed,
             stop_ids=sorted(self._vocabulary.stop_ids),
+            silence_s=max(SILENCE_S, request.deadline_s or 0.0),
         )
         try:
-            async with aclosing(sampled) as pieces:
+            async with aclosing(_until(sampled, request.deadline_s, self._clock)) as pieces:
                 async for piece in pieces:
                     yield TextDelta(reply.add(piece))
                     if reply.stop_reason:
                         break
+        except TimeoutError:
+            yield TextDelta(reply.cut())
         except ServerGone as error:
             self._lose(error)
             raise
@@ -238,6 +245,21 @@ class VllmPolicy:
         self._complaint = line
 
 
+async def _until(
+    sampled: AsyncGenerator[Piece, None], deadline_s: float | None, clock: Callable[[], float]
+) -> AsyncGenerator[Piece, None]:
+    """The pieces that come within `deadline_s` from now; None: all. Raises TimeoutError at the deadline."""
+    ends_at = None if deadline_s is None else clock() + deadline_s
+    async with aclosing(sampled):
+        while True:
+            # Not around the yield: there it would cancel whoever reads.
+            async with asyncio.timeout(None if ends_at is None else ends_at - clock()):
+                piece = await anext(sampled, None)
+            if piece is None:
+                return
+            yield piece
+
+
 class _Reply:
     """One reply while it is written; it ends where our own engine would end it."""
 
@@ -268,6 +290,13 @@ class _Reply:
             if self.stop_reason:
                 break
         self.stop_reason = self.stop_reason or piece.stop_reason
+        return self._news()
+
+    def cut(self) -> str:
+        """End here, its deadline being over; the text that was held back. Raises ModelError where nothing was written."""
+        if not self._token_ids:
+            raise ModelError(f"no reply within {self._request.deadline_s:g} s: the server is busy")
+        self.stop_reason = "deadline"
         return self._news()
 
     def _news(self) -> str:

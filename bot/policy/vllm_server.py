@@ -25,7 +25,9 @@ from bot.policy.vocabulary import KNOWN_ARG, WRITTEN_ARG
 
 CONNECT_S = 2.0
 SILENCE_S = 60.0
-"""A server that says nothing for this long is taken for dead."""
+"""A server that says nothing for this long is taken for dead; a stream that does, for this reply's own trouble."""
+BUSY = frozenset({408, 429})
+"""HTTP statuses that say nothing about what was asked: ask again later."""
 MASKED = -1000.0
 """JSON has no -inf: vLLM writes -9999 for it."""
 
@@ -91,12 +93,17 @@ class VllmServer:
         return Served(base["id"], int(base.get("max_model_len") or 0), adapters)
 
     async def load(self, name: str, path: str) -> None:
-        """Load an adapter. Raises AdapterError with the server's reason, ModelError, ServerGone."""
+        """Load an adapter. Raises AdapterError with the server's reason for refusing it; ModelError or ServerGone where
+        another attempt may succeed."""
         answer = await self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if answer.status_code in (404, 405) and not _reason(answer):
             raise ModelError(
                 f"vLLM at {self.url}: expected a server that loads adapters (--enable-lora and "
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1), got one that does not"
+            )
+        if answer.is_server_error or answer.status_code in BUSY:
+            raise ModelError(
+                f"vLLM at {self.url} did not load {name}: HTTP {answer.status_code} {_reason(answer)}".rstrip()
             )
         if answer.is_error:
             raise AdapterError(f"vLLM at {self.url} refuses {name} from {path}: {_reason(answer)}")
@@ -107,9 +114,17 @@ class VllmServer:
 
     # --- words ------------------------------------------------------------------------------------------------------
     async def stream(
-        self, model: str, words: Words, *, max_tokens: int, seed: int, stop_ids: Sequence[int]
+        self,
+        model: str,
+        words: Words,
+        *,
+        max_tokens: int,
+        seed: int,
+        stop_ids: Sequence[int],
+        silence_s: float = SILENCE_S,
     ) -> AsyncGenerator[Piece, None]:
-        """Sample. Closing the iterator cancels the request. Raises ServerGone, ModelError."""
+        """Sample. Closing the iterator cancels the request. Raises ServerGone; ModelError for what is this reply's alone:
+        a refusal, or nothing said for `silence_s`."""
         body = _request(model, words, 0) | {
             "max_tokens": max_tokens,
             "seed": seed & 0x7FFFFFFFFFFFFFFF,
@@ -118,9 +133,9 @@ class VllmServer:
             "stream": True,
             "return_token_ids": True,
         }
-        is_whole = False
+        is_whole, patience = False, httpx.Timeout(silence_s, connect=CONNECT_S, pool=None)
         try:
-            async with self._http.stream("POST", "/v1/completions", json=body) as answer:
+            async with self._http.stream("POST", "/v1/completions", json=body, timeout=patience) as answer:
                 if answer.is_error:
                     await answer.aread()
                     self._body(answer)
@@ -129,6 +144,8 @@ class VllmServer:
                     if piece is not None:
                         is_whole = is_whole or bool(piece.stop_reason)
                         yield piece
+        except httpx.ReadTimeout as error:  # Many may be waiting there; whether it is gone, other requests tell.
+            raise ModelError(f"vLLM at {self.url} said nothing of a reply for {silence_s:g} s") from error
         except httpx.TransportError as error:
             raise ServerGone(f"vLLM at {self.url} stopped in the middle of a reply ({type(error).__name__})") from error
         if not is_whole:

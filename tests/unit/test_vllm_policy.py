@@ -22,9 +22,10 @@ from bot.policy.scripted import ScriptedPolicy
 from bot.policy.types import ActRequest, Lease, TextRequest
 from bot.policy.vllm import VllmPolicy
 from bot.policy.vllm_adapters import RemoteAdapters, probe_fault
-from bot.policy.vllm_server import ServerGone, VllmServer
+from bot.policy.vllm_server import Piece, ServerGone, VllmServer, Words
 from bot.policy.vocabulary import Vocabulary
 from tests.fake_vllm import BASE_LOGPROB, BASE_NAME, FakeVllm, Port, running
+from tests.service_rig import Clock
 from tests.session_rig import drained, open_session
 from tests.tiny_models import tiny_causal
 from tests.version_folder import SECRET, make_manifest
@@ -57,6 +58,7 @@ class Rig:
         self.fake, self.port, self.vocabulary = fake, port, vocabulary
         self.acts = ScriptedPolicy(can_write=False)
         self.adapters = AdapterStore(tmp_path / "adapters", SECRET)
+        self.clock = Clock()
         self.policy = VllmPolicy(
             self.acts,
             VllmServer(port.url),
@@ -64,6 +66,7 @@ class Rig:
             vocabulary,
             max_new=80,
             tolerance=0.35,
+            clock=self.clock,
         )
 
     def publish(self, *, gain: float = 0.2, **fields: Any) -> str:
@@ -173,6 +176,62 @@ async def test_a_reply_ends_where_our_own_engine_would_end_it(rig: Rig) -> None:
     assert len(stopped.token_ids) == len(stopped.logprobs) < len(whole.token_ids)
     assert circling.stop_reason == "repetition"
     assert len(circling.token_ids) == 3 * len(said)
+
+
+async def test_a_reply_without_a_word_at_its_deadline_is_an_error_of_its_own(rig: Rig) -> None:
+    """The server has not begun it: `engine.reply_deadline_s` holds here too. The others go on being written."""
+    await rig.policy.step()
+    rig.fake.hold_after = 0
+    async with asyncio.timeout(60), rig.policy.lease() as lease:
+        with pytest.raises(ModelError, match=r"no reply within 0\.01 s: the server is busy") as told:
+            await written(lease, replace(WRITE, deadline_s=0.01))
+    assert not isinstance(told.value, ServerGone)
+    assert rig.policy.can_write
+
+    rig.fake.hold_after = None
+    assert (await rig.write()).text == "soon by post"
+
+
+async def test_a_reply_that_began_ends_at_its_deadline_with_all_it_has_said(rig: Rig) -> None:
+    """Also what may have been the beginning of a stop string, which is held back until then. The control is not late."""
+    await rig.policy.step()
+    said = rig.vocabulary.tokenizer.decode(rig.fake.reply[:1])
+    asked = replace(WRITE, deadline_s=30.0, stop=(f"{said}!",))
+    async with rig.policy.lease() as lease:
+        in_time = await written(lease, asked)
+        rig.fake.hold_after = 1
+        async with asyncio.timeout(60), aclosing(lease.write(asked)) as pieces:
+            assert (await anext(pieces)).text == ""
+            rig.clock.now += 31
+            *shown, last = [delta async for delta in pieces]
+
+    cut = last.generated
+    assert cut is not None
+    assert (cut.text, cut.stop_reason) == (said.strip(), "deadline")
+    assert (cut.token_ids, cut.logprobs) == (in_time.token_ids[:1], in_time.logprobs[:1])
+    assert "".join(delta.text for delta in shown) == said
+    assert in_time.stop_reason == "stop"
+    assert rig.policy.can_write
+
+
+async def test_a_stream_in_silence_is_no_sign_of_a_server_that_is_gone(rig: Rig) -> None:
+    """It may have many to write for. The control: one that cannot be reached is."""
+    server, words = VllmServer(rig.port.url), Words((1, 2), 1.0, ())
+
+    async def hear(silence_s: float) -> Piece:
+        stream = server.stream(BASE_NAME, words, max_tokens=4, seed=1, stop_ids=(), silence_s=silence_s)
+        async with aclosing(stream) as pieces:
+            return await anext(pieces)
+
+    rig.fake.hold_after = 0
+    with pytest.raises(ModelError, match=r"said nothing of a reply for 0\.01 s") as told:
+        await hear(0.01)
+    assert not isinstance(told.value, ServerGone)
+
+    await rig.port.down()
+    with pytest.raises(ServerGone):
+        await hear(60.0)
+    await server.close()
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
@@ -423,6 +482,29 @@ async def test_what_the_server_refuses_of_a_candidate_is_known_to_whoever_leads_
         assert "rank 64" in rig.policy.fault(candidate)
     assert (rig.policy.champion, rig.policy.fault(champion)) == (champion, "")
     assert (await rig.write()).token_ids
+
+
+@pytest.mark.parametrize("status", [500, 503, 408, 429])
+async def test_a_load_that_failed_by_the_way_is_tried_again_and_condemns_nobody(rig: Rig, status: int) -> None:
+    """A proxy's hiccup is no word on the candidate, and the champion goes on writing. The control: a 400 is one."""
+    await rig.policy.step()
+    candidate = publish(rig.adapters)
+    rig.fake.gains[candidate] = 0.2
+    async with rig.policy.lease(candidate) as lease:
+        rig.fake.refusal, rig.fake.refusal_status = "busy", status
+        with pytest.raises(ModelError, match=f"did not load .*: HTTP {status} busy"):
+            await rig.policy.step()
+        assert rig.policy.fault(candidate) == ""
+        assert rig.policy.can_write
+
+        rig.fake.refusal, rig.fake.refusal_status = "", 400
+        await rig.policy.step()
+        assert (await written(lease)).token_ids
+    refused = publish(rig.adapters)
+    async with rig.policy.lease(refused):
+        rig.fake.refusal = "rank 64"
+        await rig.policy.step()
+        assert "rank 64" in rig.policy.fault(refused)
 
 
 async def test_versions_go_on_while_the_server_is_gone(rig: Rig) -> None:
