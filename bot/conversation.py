@@ -217,6 +217,11 @@ def is_operator(person: str) -> bool:
     return person.startswith("operator:")
 
 
+def public_name(name: str) -> str:
+    """A name of the staff as end users may read it: empty for an e-mail address, which is nobody's but its owner's."""
+    return "" if "@" in name else name
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """Something that happened. Append-only: changing or withdrawing is a new row.

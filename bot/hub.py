@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Protocol
 
-from bot.conversation import Conversation, Delta, Message
+from bot.conversation import Conversation, Delta, Message, public_name
 from bot.domain import Domain
 from bot.feedback.store import Store
 from bot.limits import Turns
@@ -32,6 +32,7 @@ from bot.settings import LimitSettings
 from bot.tracing import Span, no_span
 from bot.wire import (
     ServerFrame,
+    ShownName,
     VersionOut,
 )
 
@@ -72,8 +73,10 @@ class Hub:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         span: Span = no_span,
+        shown_name: ShownName = public_name,
     ) -> None:
         self.span = span
+        self.shown_name = shown_name
         self.store = store
         self.replier = replier
         self.domain = domain

@@ -37,6 +37,7 @@ LEEWAY_S = 60
 """By how much its clock may differ from ours."""
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
 """Signatures by a key that only the provider has: neither `none` nor one made with a secret that we know, too."""
+MAX_DISPLAY_CHARS = 64
 _KEY_TYPES = ("RSA", "EC")
 
 
@@ -52,11 +53,13 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Whom the provider vouches for. `subject`: issuer and its id, which never changes; `role`: empty, none here."""
+    """Whom the provider vouches for. `subject`: issuer and its id, which never changes; `role`: empty, none here;
+    `display_name`: what end users may read, empty where the provider says nothing fit."""
 
     subject: str
     name: str
     role: str
+    display_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ class Provider:
         has = _values(claims, given.role_claim)
         wanted = (("admin", given.admins), ("developer", given.developers), ("operator", given.operators))
         role = next((role for role, values in wanted if has & set(values)), "")
-        return Person(f"{given.issuer} {claims['sub']}", name.strip().lower(), role)
+        return Person(f"{given.issuer} {claims['sub']}", name.strip().lower(), role, _display_name(claims))
 
     async def _ask(self, method: str, url: str, **sent: Any) -> Mapping[str, Any]:
         """A JSON object by the provider. Raises Unavailable; Unauthenticated when it says that the request is wrong."""
@@ -260,6 +263,14 @@ def _metadata_from(found: Mapping[str, Any], issuer: str) -> _Metadata:
         posts_secret="client_secret_basic" not in methods,
         names_issuer=found.get("authorization_response_iss_parameter_supported") is True,
     )
+
+
+def _display_name(claims: Mapping[str, Any]) -> str:
+    """The first of `given_name` and `name` (OpenID Connect Core, section 5.1) that is no address: some providers put one
+    into `name` where they know no other."""
+    given = (claims.get(claim) for claim in ("given_name", "name"))
+    names = (" ".join(name.split()) for name in given if isinstance(name, str) and name.isprintable())
+    return next((name for name in names if name and "@" not in name and len(name) <= MAX_DISPLAY_CHARS), "")
 
 
 def _values(claims: Mapping[str, Any], name: str) -> set[str]:

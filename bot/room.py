@@ -122,7 +122,7 @@ class Room:
         for message in messages:
             if message.seq > self._told_seq:
                 self._told_seq = message.seq
-                self.tell(MessageFrame(message=MessageOut.of(message, self._hub.domain)))
+                self.tell(MessageFrame(message=MessageOut.of(message, self._hub.domain, self._hub.shown_name)))
             if self._partial is not None and message.id == self._partial.message_id:
                 self._partial = None
 
@@ -139,7 +139,7 @@ class Room:
         before = (self.conversation.status, self._standing)
         self.conversation, self._standing = conversation, standing
         if (conversation.status, standing) != before:
-            self.tell(StatusOut.of(conversation.status, standing))
+            self.tell(StatusOut.of(conversation.status, standing, self._hub.shown_name))
 
     def tell_position(self, position: int) -> None:
         """The queue may have moved."""

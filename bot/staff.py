@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from bot.conversation import public_name
 from bot.errors import NotAllowed, NotFound
 from bot.feedback.desk import Desk, Doing
 from bot.feedback.desk_records import ROLES, Account
@@ -70,6 +71,11 @@ class Staff:
         """By name."""
         return sorted(self._accounts.values(), key=lambda account: account.name)
 
+    def shown_name(self, name: str) -> str:
+        """What end users read of an account: never an e-mail address, empty where there is nothing else."""
+        account = self._accounts.get(name)
+        return public_name(account.display_name if account and account.subject else name)
+
     def sign_in(self, name: str, password: str) -> Account:
         """The account of this name and password; slow on purpose. Raises Unauthenticated, in the same words and time
         whether the name or the password is wrong."""
@@ -94,7 +100,12 @@ class Staff:
             raise NotAllowed(_NO_ROLE if not person.role else f"{known.name} was shut out by an admin")
         if known.role != person.role:
             self._accounts[known.name] = self._desk.change_account(doing, known.name, {"role": person.role})
-        return self._accounts[known.name]
+        return self._shown_as(doing, known.name, person.display_name)
+
+    def _shown_as(self, doing: Doing, name: str, display_name: str) -> Account:
+        if self._accounts[name].display_name != display_name:
+            self._accounts[name] = self._desk.show_account_as(doing, name, display_name)
+        return self._accounts[name]
 
     def _welcome(self, doing: Doing, person: Person) -> Account:
         if not person.role:
@@ -103,7 +114,9 @@ class Staff:
             raise NotAllowed(f"name: expected 1 to 64 of a-z, 0-9 and ._@- from the provider, got {person.name[:64]!r}")
         if person.name in self._accounts:
             raise NotAllowed(f"{person.name} is somebody else's account here: an admin must give you another name")
-        account = Account(person.name, person.role, "", doing.at, subject=person.subject)
+        account = Account(
+            person.name, person.role, "", doing.at, subject=person.subject, display_name=person.display_name
+        )
         self._desk.add_account(doing, account)
         self._accounts[account.name] = account
         return account

@@ -6,18 +6,23 @@ Built from the records of `bot.conversation`. Owns no state and no I/O: model in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from bot.conversation import Act, ActKind, Conversation, Message, Signal, SignalKind, Standing
+from bot.conversation import Act, ActKind, Conversation, Message, Signal, SignalKind, Standing, public_name
 from bot.domain import Domain
 from bot.errors import RejoinderError, TooMuch
 from bot.wire_client import ClientFrame, Thumb
 from bot.wire_errors import wire_code
 
 PROTOCOL = 1
+SOMEBODY = "A colleague"
+"""Of customer service, where no name may be shown."""
+ShownName = Callable[[str], str]
+"""Account name -> what the reader may know of it. For end users `Staff.shown_name`, or the stricter `public_name`, which is
+what whoever forgets to say gets; for the staff `str`, the account itself."""
 _ONLY_WORDS = (ActKind.ANSWER, ActKind.RESPOND, ActKind.CLARIFY, ActKind.SAY)
 UP_CHIPS = ("correct", "clear", "friendly", "fast")
 DOWN_CHIPS = ("wrong", "off topic", "unclear", "too long", "not friendly")
@@ -56,16 +61,16 @@ class MessageOut(_FromServer):
     ask_rating: bool = False
     """Whether a thumb on it would teach so much that the person is to be asked for one."""
     author: str = ""
-    """Of an operator's message: who wrote it."""
+    """Of an operator's message: who wrote it; empty where their name is not for its reader."""
 
     @classmethod
-    def of(cls, message: Message, domain: Domain) -> MessageOut:
-        """As shown to its person."""
+    def of(cls, message: Message, domain: Domain, shown_name: ShownName = public_name) -> MessageOut:
+        """As shown to its person, unless `shown_name` is the staff's."""
         return cls(
             id=message.id,
             seq=message.seq,
             role=message.role,
-            text=message.text,
+            text=_event(message.text, shown_name) if message.role == "system" else message.text,
             created_at=message.created_at,
             client_id=message.client_id,
             act=message.act,
@@ -76,7 +81,7 @@ class MessageOut(_FromServer):
             can_vote=can_vote(message),
             can_retry=can_retry(message),
             ask_rating=message.ask_rating,
-            author=message.author.partition(":")[2],
+            author=shown_name(message.author.partition(":")[2]),
         )
 
 
@@ -88,6 +93,12 @@ def can_vote(message: Message) -> bool:
 def can_retry(message: Message) -> bool:
     """Whether another act may take its place: one that only says something. What an action did, it did."""
     return can_vote(message) and bool(message.act) and Act.parse(message.act).kind in _ONLY_WORDS
+
+
+def _event(text: str, shown_name: ShownName) -> str:
+    """Events begin with who did it. Old ones name the account, which has no spaces."""
+    name, _, did = text.partition(" ")
+    return f"{shown_name(name) or SOMEBODY} {did}" if "@" in name else text
 
 
 def _title(article_id: str, domain: Domain) -> str:
@@ -229,12 +240,12 @@ class StatusOut(_FromServer):
     position: int | None = None
     """While waiting for a person: 1 is next."""
     operator: str | None = None
-    """While a person speaks: who."""
+    """While a person speaks: who, where their name may be shown."""
 
     @classmethod
-    def of(cls, status: str, standing: Standing) -> StatusOut:
+    def of(cls, status: str, standing: Standing, shown_name: ShownName = public_name) -> StatusOut:
         """Who speaks now."""
-        return cls(status=status, position=standing.position or None, operator=standing.operator or None)
+        return cls(status=status, position=standing.position or None, operator=shown_name(standing.operator) or None)
 
 
 class OutcomeOut(_FromServer):

@@ -251,6 +251,7 @@ def open_rig(
         )
         app = create_app(parts)
         app.state.service.staff = Staff(opened.desk, QUICK)
+        app.state.service.hub.shown_name = app.state.service.staff.shown_name
         yield Rig(app, parts, opened, policy, replier, knowledge, versions, clock, ticks)
 
 

@@ -220,6 +220,11 @@ class Desk:
         account: Account = self._write(people.change_account, doing, name, changes)
         return account
 
+    def show_account_as(self, doing: Doing, name: str, display_name: str) -> Account:
+        """What end users read of them from now on. Raises NotFound."""
+        account: Account = self._write(people.show_account_as, doing, name, display_name)
+        return account
+
     def saved_filters(self, owner: str) -> dict[str, dict[str, Any]]:
         """Name -> the list's parameters."""
         found: dict[str, dict[str, Any]] = self._read(people.saved_filters, owner)

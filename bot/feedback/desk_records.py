@@ -124,6 +124,8 @@ class Account:
     disabled: bool = False
     subject: str = ""
     """Of a sign-in provider's person: issuer and their id there; empty: a local account with a password."""
+    display_name: str = ""
+    """What end users read of a provider's person, who may have an address for a name; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

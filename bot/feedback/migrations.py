@@ -71,6 +71,13 @@ def action_events(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0009_display_names")
+def display_names(db: Database) -> None:
+    """What end users read of those who sign in with a provider."""
+    for statement in schema_desk.DISPLAY_NAMES:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

@@ -258,6 +258,8 @@ DESK: tuple[str, ...] = (
 )
 """The statements of the migration, in order."""
 
+DISPLAY_NAMES = ("ALTER TABLE accounts ADD COLUMN display_name TEXT NOT NULL DEFAULT ''",)
+
 PROVIDER_ACCOUNTS = (
     "ALTER TABLE accounts ADD COLUMN subject TEXT NOT NULL DEFAULT ''",  # issuer and id at a sign-in provider
     "CREATE UNIQUE INDEX accounts_by_subject ON accounts (subject) WHERE subject <> ''",

@@ -36,8 +36,8 @@ def add_account(conn: Connection, doing: Doing, new: Account) -> None:
     if conn.execute("SELECT 1 FROM accounts WHERE name = ?", [new.name]).fetchone():
         raise ConflictError(f"name: expected a free one, got {new.name!r}")
     conn.execute(
-        "INSERT INTO accounts (name, role, password_hash, created_at, session_epoch, disabled, subject) "
-        "VALUES (:name, :role, :password_hash, :created_at, :session_epoch, :disabled, :subject)",
+        "INSERT INTO accounts (name, role, password_hash, created_at, session_epoch, disabled, subject, display_name) "
+        "VALUES (:name, :role, :password_hash, :created_at, :session_epoch, :disabled, :subject, :display_name)",
         asdict(new),
     )
     note_in_audit(conn, doing, "add account", new.name, {}, {"role": new.role, "provider": bool(new.subject)})
@@ -55,6 +55,14 @@ def change_account(conn: Connection, doing: Doing, name: str, changes: Mapping[s
     shown = {key: getattr(before, key) for key in ("role", "disabled")}
     changed = {key: getattr(after, key) for key in ("role", "disabled")} | {"password": "password_hash" in changes}
     note_in_audit(conn, doing, "change account", name, shown, changed)
+    return after
+
+
+def show_account_as(conn: Connection, doing: Doing, name: str, display_name: str) -> Account:
+    """What end users read of them from now on; nobody is signed out by it. Raises NotFound."""
+    after = replace(account(conn, name), display_name=display_name)
+    conn.execute("UPDATE accounts SET display_name = :display_name WHERE name = :name", asdict(after))
+    note_in_audit(conn, doing, "show account as", name, {}, {"named": bool(display_name)})
     return after
 
 

@@ -219,6 +219,7 @@ class _Tab:
 
     def _welcome(self, snapshot: Snapshot, last_seq: int) -> HelloOut:
         parts, conversation = self._service.parts, snapshot.conversation
+        shown_name = self._service.staff.shown_name
         votes = votes_in_force(snapshot.signals, snapshot.messages, self._person_id)
         said = OutcomeOut.of(snapshot.signals, self._person_id)
         return HelloOut(
@@ -233,10 +234,14 @@ class _Tab:
             can_write=parts.policy.can_write,
             status=conversation.status,
             position=snapshot.standing.position or None,
-            operator=snapshot.standing.operator or None,
+            operator=shown_name(snapshot.standing.operator) or None,
             solved=said.solved,
             csat=said.csat,
-            messages=[MessageOut.of(message, parts.domain) for message in snapshot.messages if message.seq > last_seq],
+            messages=[
+                MessageOut.of(message, parts.domain, shown_name)
+                for message in snapshot.messages
+                if message.seq > last_seq
+            ],
             votes={message_id: vote for message_id, vote in votes.items() if vote.thumb},
             partial=snapshot.partial,
         )

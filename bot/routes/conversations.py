@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from bot.conversation import Conversation, Message, is_operator
-from bot.domain import Domain
 from bot.errors import NotAllowed, NotFound
 from bot.feedback.store import Store
 from bot.routes.access import CallerDep, ServiceDep, address_of
@@ -65,16 +64,16 @@ async def start(service: ServiceDep, request: Request, body: NewConversation = _
 @router.get("/v1/conversations/{conversation_id}", response_model_exclude_none=True)
 async def read_conversation(service: ServiceDep, who: CallerDep, conversation_id: str) -> Transcript:
     """A whole conversation, for its person and for operators."""
-    store, domain = service.parts.store, service.parts.domain
-    conversation = await asyncio.to_thread(store.conversation, conversation_id)
+    conversation = await asyncio.to_thread(service.parts.store.conversation, conversation_id)
     if not who.is_operator and conversation.person_id != who.person_id:
         raise NotAllowed("conversation: expected one of yours, got somebody else's")
-    return await asyncio.to_thread(_transcript, store, domain, conversation, who.is_operator, service.parts.clock())
+    return await asyncio.to_thread(_transcript, service, conversation, who.is_operator)
 
 
-def _transcript(store: Store, domain: Domain, conversation: Conversation, for_operator: bool, now: float) -> Transcript:
-    stored = store.messages(conversation.id)
-    messages = [MessageOut.of(message, domain) for message in stored]
+def _transcript(service: Service, conversation: Conversation, for_operator: bool) -> Transcript:
+    store, now = service.parts.store, service.parts.clock()
+    stored, shown_name = store.messages(conversation.id), str if for_operator else service.staff.shown_name
+    messages = [MessageOut.of(message, service.parts.domain, shown_name) for message in stored]
     shown = ConversationOut.of(conversation)
     if not for_operator:
         return Transcript(conversation=shown, messages=messages)

@@ -19,7 +19,7 @@ from bot.feedback.desk_records import InboxRow
 from bot.routes.access import DeskDep, ServiceDep
 from bot.routes.inbox import seen_by_others
 from bot.routes.parts import Service
-from bot.wire import MessageOut
+from bot.wire import SOMEBODY, MessageOut
 from bot.wire_client import Id, Key
 
 router = APIRouter(tags=["desk"])
@@ -184,7 +184,7 @@ def _line(service: Service, doing: Doing, conversation_id: str) -> InboxRow:
 
 def _announce(service: Service, doing: Doing, conversation_id: str, words: str) -> None:
     """An event of its own in the transcript: whoever reads it later, the bot too, sees where the human stretch ended."""
-    text = words.format(name=doing.name)
+    text = words.format(name=service.staff.shown_name(doing.name) or SOMEBODY)
     message = Message(service.parts.ids.message(), conversation_id, 0, "system", text, doing.at)
     service.parts.store.add_reply(message, None)
 
@@ -211,7 +211,7 @@ async def say(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Sa
     if room is not None:
         await room.publish()
     case_id = await _taught(service, doing, stored, body) if teaches else None
-    return Said(message=MessageOut.of(stored, parts.domain), case_id=case_id)
+    return Said(message=MessageOut.of(stored, parts.domain, str), case_id=case_id)
 
 
 def _store_said(service: Service, doing: Doing, message: Message) -> Message:

@@ -8,10 +8,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from bot.conversation import Conversation, SignalKind
-from bot.domain import Domain
 from bot.errors import NotAllowed
 from bot.feedback.desk import Doing
-from bot.feedback.store import Store
 from bot.routes.access import Caller, CallerDep, PersonDep, ServiceDep
 from bot.routes.bodies import ConversationOut, Download, Erased
 from bot.routes.parts import Service
@@ -35,17 +33,18 @@ async def download(service: ServiceDep, person_id: PersonDep, conversation_id: s
     conversation = await _owned(service, Caller(person_id), conversation_id)
     response.headers["Content-Disposition"] = f'attachment; filename="conversation-{conversation.id}.json"'
     parts = service.parts
-    return await asyncio.to_thread(_download, parts.store, parts.domain, conversation, parts.clock())
+    return await asyncio.to_thread(_download, service, conversation, parts.clock())
 
 
-def _download(store: Store, domain: Domain, conversation: Conversation, now: float) -> Download:
+def _download(service: Service, conversation: Conversation, now: float) -> Download:
+    store, domain, shown_name = service.parts.store, service.parts.domain, service.staff.shown_name
     messages, signals = store.messages(conversation.id), store.signals(conversation.id)
     votes = votes_in_force(signals, messages, conversation.person_id)
     solved = newest_value(signals, SignalKind.OUTCOME, conversation.person_id)
     csat = newest_value(signals, SignalKind.CSAT, conversation.person_id)
     return Download(
         conversation=ConversationOut.of(conversation),
-        messages=[MessageOut.of(message, domain) for message in messages],
+        messages=[MessageOut.of(message, domain, shown_name) for message in messages],
         votes={message_id: vote for message_id, vote in votes.items() if vote.thumb},
         solved=None if solved is None else solved > 0,
         csat=None if csat is None else int(csat),

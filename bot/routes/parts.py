@@ -94,6 +94,7 @@ class Service:
     def of(cls, parts: AppParts) -> Service:
         """Fresh state around the parts."""
         limits, metrics = parts.settings.limits, Metrics(parts.engine_counts)
+        staff = Staff(parts.store.desk)
         hub = Hub(
             store=parts.store,
             replier=parts.replier,
@@ -102,6 +103,7 @@ class Service:
             metrics=metrics,
             clock=parts.monotonic,
             span=parts.span,
+            shown_name=staff.shown_name,
         )
         return cls(
             parts=parts,
@@ -118,7 +120,7 @@ class Service:
             feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),
             conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),
             logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
-            staff=Staff(parts.store.desk),
+            staff=staff,
             provider=_provider(parts),
             jobs=Jobs(parts.clock),
         )

@@ -129,6 +129,28 @@ async def test_groups_become_roles_and_the_highest_wins(groups: Any, role: str) 
     assert (await vouched(provider)).role == role
 
 
+@pytest.mark.parametrize(
+    ("claims", "shown"),
+    [
+        ({"given_name": "Ana", "name": "Ana Meyer"}, "Ana"),
+        ({"name": " Ana  Meyer "}, "Ana Meyer"),
+        ({"given_name": "ana@example.org", "name": "Ana Meyer"}, "Ana Meyer"),
+        ({"given_name": "", "name": "ana@example.org"}, ""),
+        ({"given_name": 17, "name": "Ana\nMeyer"}, ""),
+        ({"name": "x" * 65}, ""),
+        ({}, ""),
+    ],
+)
+def test_end_users_read_a_name_by_the_provider_and_never_an_address(
+    desk: Desk, claims: dict[str, Any], shown: str
+) -> None:
+    """Of the claims that may hold one, the first that does."""
+    desk.provider.person |= claims
+    desk.sign_in()
+    assert desk.me() == ("ana@example.org", "operator")
+    assert desk.rig.app.state.service.staff.shown_name("ana@example.org") == shown
+
+
 def test_without_a_role_the_door_stays_shut(desk: Desk) -> None:
     """And the log says who knocked."""
     desk.provider.person["groups"] = ["elsewhere"]
