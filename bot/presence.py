@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from bot.listener import Listener
 
@@ -13,18 +14,27 @@ class Presence:
     def __init__(self) -> None:
         self.pages: dict[Listener, str] = {}
         """Page -> account name."""
+        self._may_listen: dict[Listener, Callable[[], bool]] = {}
         self._looks_at: dict[Listener, str] = {}
         self.seen: int | None = None
         """Revision of the inbox up to which open pages were told of changes; None while no page is open."""
 
-    def enter(self, page: Listener, name: str) -> None:
-        """A page was opened."""
+    def enter(self, page: Listener, name: str, may_listen: Callable[[], bool]) -> None:
+        """A page was opened. `may_listen`: whether whoever opened it is still of the staff; asked again and again."""
         self.pages[page] = name
+        self._may_listen[page] = may_listen
 
     def leave(self, page: Listener) -> str:
         """It was closed; the conversation it looked at, or empty."""
         self.pages.pop(page, None)
+        self._may_listen.pop(page, None)
         return self._looks_at.pop(page, "")
+
+    def dismiss(self, close_code: int) -> None:
+        """Close the pages of those who may listen no longer: nothing more is queued for them."""
+        for page, may_listen in self._may_listen.items():
+            if not may_listen():
+                page.finish(close_code)
 
     def look(self, page: Listener, conversation_id: str) -> str:
         """It shows another conversation now (empty: none); the one before."""

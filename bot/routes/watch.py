@@ -1,7 +1,8 @@
 """`/ws/operator`: an operator's open page hears which conversations changed and who looks at which.
 
 Changes are found by asking the store for what is past the last revision seen (`Desk.changed_since`): whatever wrote them,
-this process or the learner's, is heard. Nobody is asked while no page is open.
+this process or the learner's, is heard. Nobody is asked while no page is open. Who may listen is asked before anything is
+told, and as often as changes are looked for: whoever is shut out, demoted or signed in too long ago hears no more.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from bot.wire_errors import Unauthenticated
 router = APIRouter()
 
 CHANGES_POLL_S = 0.3
-"""How soon operators see a change."""
+"""How soon operators see a change, and whoever may listen no longer is cut off."""
+SIGN_IN_AGAIN = 1008
+"""Close code "policy violation" (RFC 6455, section 7.4.1)."""
 
 
 class Look(BaseModel):
@@ -63,7 +66,7 @@ async def watch(websocket: WebSocket) -> None:
     revision = await asyncio.to_thread(service.parts.store.desk.last_revision)
     await websocket.accept()
     page = Listener()
-    service.presence.enter(page, member.name)
+    service.presence.enter(page, member.name, lambda: signed_in(websocket, service) == member)
     if service.presence.seen is None:
         service.presence.seen = revision
     _tell_viewers(service)
@@ -99,6 +102,7 @@ def _tell_viewers(service: Service) -> None:
 
 
 def _tell(service: Service, frame: ChangedOut | ViewersOut) -> None:
+    service.presence.dismiss(SIGN_IN_AGAIN)
     text = frame.model_dump_json()
     for page in service.presence.pages:
         page.send_text(text)
@@ -108,6 +112,7 @@ async def tell_changes(service: Service) -> None:
     """Runs as long as the server."""
     desk, presence = service.parts.store.desk, service.presence
     while True:
+        presence.dismiss(SIGN_IN_AGAIN)
         if not presence.pages:
             presence.seen = None
         elif presence.seen is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
 
 from bot.feedback.desk import Doing
-from bot.identity import SESSION_COOKIE
+from bot.identity import SESSION_COOKIE, SESSION_S
 from tests.builders import make_conversation, make_message
 from tests.hostile import PAYLOADS, formula_cells
 from tests.service_rig import OPERATOR_KEY, Rig, open_rig
@@ -62,6 +63,33 @@ def test_a_page_hears_of_changes_and_of_who_looks(client: TestClient, rig: Rig) 
         rig.store.desk.flag(ANA, "c1", flagged=True)
         assert page.receive_json() == {"type": "changed", "conversations": ["c1"]}
     assert rig.app.state.service.presence.by_conversation() == {}
+
+
+SHUT_OUT: dict[str, Callable[[Rig], object]] = {
+    "disabled": lambda rig: rig.app.state.service.staff.change(ANA, "ben", disabled=True),
+    "demoted": lambda rig: rig.app.state.service.staff.change(ANA, "ben", role="operator"),
+    "expired": lambda rig: setattr(rig.clock, "now", rig.clock.now + SESSION_S),
+}
+
+
+@pytest.mark.parametrize("how", SHUT_OUT)
+def test_whoever_may_listen_no_longer_is_cut_off(client: TestClient, rig: Rig, how: str) -> None:
+    """By 1008, with nothing told that happened since, even when nothing happens; the control is another's page, which
+    hears on."""
+    ben = rig.app.state.service.staff.add(ANA, "ben", "admin", "a long enough password")
+    session = rig.parts.identity.session(rig.clock(), ben.name, ben.session_epoch)
+    headers = {"Cookie": f"{SESSION_COOKIE}={session}"}
+    with client.websocket_connect("/ws/operator", headers=headers) as page:
+        assert page.receive_json() == {"type": "viewers", "viewers": {}}
+        SHUT_OUT[how](rig)
+        rig.store.add_user_message(make_message(client_id="1"))
+        with pytest.raises(WebSocketDisconnect) as closed:
+            page.receive_json()
+        assert closed.value.code == 1008
+    with client.websocket_connect("/ws/operator", headers=cookie(rig)) as page:
+        assert page.receive_json()["type"] == "viewers"
+        rig.store.add_user_message(make_message(id="m2", client_id="2"))
+        assert page.receive_json() == {"type": "changed", "conversations": ["c1"]}
 
 
 def test_no_cell_of_an_export_is_a_formula(client: TestClient, rig: Rig) -> None:
