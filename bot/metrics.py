@@ -84,19 +84,14 @@ class Metrics:
         """The Prometheus text format."""
         return generate_latest(self.registry)
 
-    def value(self, name: str) -> float:
-        """Of a metric without labels, by its name without the prefix."""
-        return self.registry.get_sample_value(f"rejoinder_{name}") or 0.0
+    def read(self) -> Reading:
+        """Every figure as it is now. Collected once: that takes time for each version that ever served."""
+        return Reading({family.name: family.samples for family in self.registry.collect()})
 
     def by_label(self, metric: Counter) -> dict[str, float]:
         """A counter's values by its one label."""
         samples = (sample for family in metric.collect() for sample in family.samples)
         return {next(iter(s.labels.values())): s.value for s in samples if s.name.endswith("_total")}
-
-    def samples(self, name: str) -> Sequence[Sample]:
-        """Of a metric, by its name without the prefix."""
-        families = (family for family in self.registry.collect() if family.name == f"rejoinder_{name}")
-        return [sample for family in families for sample in family.samples]
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"rejoinder_{name}", text, labels, registry=self.registry)
@@ -106,6 +101,22 @@ class Metrics:
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"rejoinder_{name}", text, buckets=_SECONDS, registry=self.registry)
+
+
+class Reading:
+    """All figures of one moment; names are without the prefix."""
+
+    def __init__(self, families: Mapping[str, Sequence[Sample]]) -> None:
+        self._families = families
+        self._values = {s.name: s.value for samples in families.values() for s in samples if not s.labels}
+
+    def value(self, name: str) -> float:
+        """Of a metric without labels; 0 for one that is not there."""
+        return self._values.get(f"rejoinder_{name}", 0.0)
+
+    def samples(self, name: str) -> Sequence[Sample]:
+        """Of a metric."""
+        return self._families.get(f"rejoinder_{name}", ())
 
 
 def quantile(samples: Sequence[Sample], share: float) -> float | None:

@@ -12,6 +12,7 @@ Shapes: B rows, A legal acts, S act tokens, T reply tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,13 +24,14 @@ import torch
 from torch import Tensor
 
 from bot.conversation import Generated
+from bot.errors import ModelError
 from bot.policy.adapted import BASE, AdaptedModel, fingerprint, hush_loading, pick_device
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.model import ActRow
 from bot.policy.prefixes import PrefixStats
 from bot.policy.prompts import KeysValues, ReadPrompts, pack
-from bot.policy.sampling import draw, masked_logprobs
+from bot.policy.sampling import NOTHING_TO_DRAW, draw, masked_logprobs
 from bot.policy.types import TextDelta, TextRequest
 from bot.policy.vocabulary import Vocabulary
 
@@ -241,6 +243,8 @@ class CausalPart:
         while not stop_reason:
             allowed_1_V = torch.from_numpy(self.vocabulary.allowed(text, known)).to(self.device).unsqueeze(0)
             (token,), (logprob,) = draw(out.logits[0, -1:], temperature_1_1, allowed_1_V, [uniforms.random()])
+            if math.isnan(logprob):
+                raise ModelError(NOTHING_TO_DRAW)
             tokens.append(token)
             logprobs.append(logprob)
             text, stop_reason = read_on(self.vocabulary, text, tokens, request)

@@ -122,10 +122,10 @@ class Engine:
     async def _follow_once(self) -> None:
         pointer = self._adapters.champion()
         is_news = pointer.version != self._champion and self._refused.get(pointer.version) != pointer.since
-        if not is_news or self._waits_for_room(pointer.version):
+        if is_news and self._waits_for_room(pointer.version):
             return
-        self._crowded_at = None
-        if not await self._adopt(pointer.version):
+        self._crowded_at = None  # Also when the pointer went back: the next one waits its own time.
+        if is_news and not await self._adopt(pointer.version):
             self._refused[pointer.version] = pointer.since
 
     def _waits_for_room(self, version: str) -> bool:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 128
+NOTHING_TO_DRAW = "no next word: expected logits of which a word can be drawn, got NaN, +inf or none that is allowed"
+"""What is said of a reply whose draw has the log-probability NaN."""
 
 
 def masked_logprobs(logits_R_V: Tensor, temperature_R_1: Tensor, allowed_R_V: Tensor) -> Tensor:
@@ -25,6 +27,9 @@ def draw(
 
     Each is the first token whose cumulative probability is past its reply's own number from [0, 1). The sum goes by
     blocks, then within the block it falls into: adding up the vocabulary one by one costs four times as much.
+
+    A row that is no distribution (NaN or +inf among its logits, nothing allowed) gets a token without meaning and the
+    log-probability NaN; the others are drawn as ever.
     """
     scaled_R_V = (logits_R_V.float() / temperature_R_1).masked_fill_(~allowed_R_V, -torch.inf)
     top_R_1 = scaled_R_V.amax(-1, keepdim=True)
@@ -33,7 +38,8 @@ def draw(
     until_R_B = weights_R_B_X.sum(-1).double().cumsum(-1)
     uniform_R_1 = torch.tensor(uniforms, dtype=torch.float64, device=logits_R_V.device)[:, None]
     past_R_1 = uniform_R_1 * until_R_B[:, -1:]
-    block_R_1 = torch.searchsorted(until_R_B, past_R_1, right=True)
+    # The bounds are reached by NaN alone, which is past everything.
+    block_R_1 = torch.searchsorted(until_R_B, past_R_1, right=True).clamp(max=until_R_B.shape[1] - 1)
     end_R_1 = until_R_B.gather(1, block_R_1)
     start_R_1 = nn.functional.pad(until_R_B, (1, 0)).gather(1, block_R_1)
     share_R_1 = ((past_R_1 - start_R_1) / (end_R_1 - start_R_1)).clamp(max=1 - 1e-12)
@@ -41,5 +47,6 @@ def draw(
         weights_R_B_X[torch.arange(len(block_R_1), device=block_R_1.device), block_R_1[:, 0]].double().cumsum(-1)
     )
     tokens_R_1 = block_R_1 * BLOCK + torch.searchsorted(within_R_X, share_R_1 * within_R_X[:, -1:], right=True)
+    tokens_R_1 = tokens_R_1.clamp(max=scaled_R_V.shape[1] - 1)
     logprobs_R_1 = scaled_R_V.gather(1, tokens_R_1) - top_R_1 - until_R_B[:, -1:].log()
     return tokens_R_1[:, 0].tolist(), logprobs_R_1[:, 0].tolist()

@@ -3,14 +3,15 @@
     write -> inbox -> admit (prefixes from the cache) -> plan -> Decoder.run -> draw -> deltas to each reply's own queue
 
 Every step holds one token of each running reply, of whatever version, and a piece of the prompts that wait. What a reply
-says depends on its request, version and seed; not on its company. A prompt that cannot be read is its own reply's error;
-one in a step or a command goes to all replies, and the thread goes on. Closing the iterator of a reply frees its place before the next step.
+says depends on its request, version and seed; not on its company. A prompt that cannot be read, or logits of which no word can be drawn, are their own reply's error; one in
+a step or a command goes to all replies, and the thread goes on. Closing the iterator of a reply frees its place before the next step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import threading
 import time
@@ -29,7 +30,7 @@ from bot.policy.decoder import Decoder, Piece
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache
-from bot.policy.sampling import draw
+from bot.policy.sampling import NOTHING_TO_DRAW, draw
 from bot.policy.scheduler import Job, Reading, Scheduler
 from bot.policy.tally import SECONDS, SIZES, Tally
 from bot.policy.types import TextDelta, TextRequest, WriterStats
@@ -312,6 +313,9 @@ class Writer:
             logits_R_V, temperature_R_1, allowed_R_V, [reply.uniforms.random() for reply in replies]
         )
         for reply, token, logprob in zip(replies, tokens, logprobs, strict=True):
+            if math.isnan(logprob):
+                self._finish(reply, ModelError(NOTHING_TO_DRAW))
+                continue
             reply.tokens.append(token)
             reply.logprobs.append(logprob)
             self._go_on(reply)

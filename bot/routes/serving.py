@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from prometheus_client.samples import Sample
 from pydantic import BaseModel
 
-from bot.metrics import Metrics, quantile
+from bot.metrics import Reading, quantile
 from bot.routes.access import OperatorDep, ServiceDep
 
 router = APIRouter(tags=["serving"])
@@ -84,55 +84,56 @@ class ServingState(BaseModel):
 async def read_serving(service: ServiceDep, _: OperatorDep) -> ServingState:
     """Waiting, batches, reuse, swaps and versions."""
     metrics = service.metrics
-    asked, read = (metrics.value(f"encoder_texts_{what}_total") for what in ("asked", "read"))
-    batches, choices = metrics.value("batches_total"), metrics.value("batched_choices_total")
+    now = metrics.read()
+    asked, read = (now.value(f"encoder_texts_{what}_total") for what in ("asked", "read"))
+    batches, choices = now.value("batches_total"), now.value("batched_choices_total")
     return ServingState(
         sockets=service.num_sockets,
         replies_running=service.hub.turns.num_running,
         replies_waiting=service.hub.turns.num_waiting,
-        queue_ms=_ms(metrics, "queue_seconds"),
-        first_text_ms=_ms(metrics, "first_text_seconds"),
-        first_token_ms=_ms(metrics, "first_token_seconds"),
-        piece_ms=_ms(metrics, "piece_seconds"),
-        reply_ms=_ms(metrics, "reply_seconds"),
+        queue_ms=_ms(now, "queue_seconds"),
+        first_text_ms=_ms(now, "first_text_seconds"),
+        first_token_ms=_ms(now, "first_token_seconds"),
+        piece_ms=_ms(now, "piece_seconds"),
+        reply_ms=_ms(now, "reply_seconds"),
         mean_batch=round(choices / batches, 2) if batches else None,
-        batches=_bars(metrics, "batch_choices"),
+        batches=_bars(now, "batch_choices"),
         known_texts=round(1 - read / asked, 4) if asked else None,
-        swaps=int(metrics.value("swaps_total")),
-        swaps_refused=int(metrics.value("swaps_refused_total")),
-        swap_ms=_ms(metrics, "swap_seconds"),
-        versions_loaded=int(metrics.value("versions_loaded")),
+        swaps=int(now.value("swaps_total")),
+        swaps_refused=int(now.value("swaps_refused_total")),
+        swap_ms=_ms(now, "swap_seconds"),
+        versions_loaded=int(now.value("versions_loaded")),
         replies_by_version={name: int(count) for name, count in metrics.by_label(metrics.version_replies).items()},
         errors_by_code={name: int(count) for name, count in metrics.by_label(metrics.errors).items()},
-        writer=_writer(metrics),
+        writer=_writer(now),
     )
 
 
-def _writer(metrics: Metrics) -> WriterState | None:
-    replies, tokens = metrics.value("writer_replies_total"), metrics.value("writer_tokens_total")
+def _writer(now: Reading) -> WriterState | None:
+    replies, tokens = now.value("writer_replies_total"), now.value("writer_tokens_total")
     if not replies:
         return None
-    spent_s = metrics.value("writer_step_seconds_total")
-    reused, read = (metrics.value(f"prefix_tokens_{what}_total") for what in ("reused", "read"))
+    spent_s = now.value("writer_step_seconds_total")
+    reused, read = (now.value(f"prefix_tokens_{what}_total") for what in ("reused", "read"))
     return WriterState(
         replies=int(replies),
-        running=int(metrics.value("writer_running")),
-        waiting=int(metrics.value("writer_waiting")),
+        running=int(now.value("writer_running")),
+        waiting=int(now.value("writer_waiting")),
         tokens=int(tokens),
         tokens_per_s=round(tokens / spent_s, 1) if spent_s else None,
-        queue_ms=_ms(metrics, "writer_queue_seconds"),
-        batches=_bars(metrics, "writer_batch_replies"),
+        queue_ms=_ms(now, "writer_queue_seconds"),
+        batches=_bars(now, "writer_batch_replies"),
         prompt_reuse=round(reused / (reused + read), 4) if reused + read else None,
     )
 
 
-def _ms(metrics: Metrics, name: str) -> Spread:
-    return Spread.of(metrics.samples(name), 1000)
+def _ms(now: Reading, name: str) -> Spread:
+    return Spread.of(now.samples(name), 1000)
 
 
-def _bars(metrics: Metrics, name: str) -> list[Bar]:
+def _bars(now: Reading, name: str) -> list[Bar]:
     bars, below = [], 0.0
-    for sample in metrics.samples(name):
+    for sample in now.samples(name):
         if "le" in sample.labels:
             end = float(sample.labels["le"])
             bars.append(Bar(up_to=None if end == float("inf") else end, batches=int(sample.value - below)))

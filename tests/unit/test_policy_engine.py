@@ -217,6 +217,27 @@ async def test_a_new_champion_waits_for_older_versions_whose_copies_are_in_use(
         assert (await write_under(engine)).token_ids
 
 
+async def test_a_version_waits_its_own_time_though_another_was_given_up_while_it_waited(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pointer names the second version, goes back, and an hour later names the third: that one waits from then on."""
+    monkeypatch.setattr("bot.policy.voice.MAX_MERGED", 1)
+    clock = Clock()
+    engine = rig.engine = rig.another_engine(clock=clock)
+    await write_under(engine)  # The language model is there from now on.
+    first, second, third = (rig.publish(seed) for seed in (1, 2, 3))
+    await rig.promote(first)
+    await rig.promote(second)
+    await rig.promote(first)
+    clock.now += 3600
+    await rig.promote(third)
+    assert engine.champion == first
+
+    clock.now += 61
+    await engine._follow_once()
+    assert engine.champion == third
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
 async def test_versions_are_loaded_behind_those_who_write(rig: Rig) -> None:
     """By a thread of lower priority. The control: the thread that writes has that of the process, also after a swap."""

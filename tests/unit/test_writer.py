@@ -40,6 +40,8 @@ class Gated(Decoder):
     """A decoder whose passes wait while `gate` is empty, take time by a made-up clock, and can fail."""
 
     failure: BaseException | None = None
+    spoiled_slot: int | None = None
+    """Whose logits are NaN, once, when its second token is wanted."""
     largest = 0
     now = 0.0
     pass_s = 0.0
@@ -51,7 +53,11 @@ class Gated(Decoder):
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        return super().run(pieces)
+        logits_R_V = super().run(pieces).clone()
+        for row, piece in enumerate(piece for piece in pieces if piece.num_logits):
+            if piece.slot == self.spoiled_slot and len(piece.tokens) == 1:
+                self.spoiled_slot, logits_R_V[row] = None, torch.nan
+        return logits_R_V
 
 
 class Rig:
@@ -232,6 +238,20 @@ async def test_a_failed_step_is_told_to_its_replies_and_to_nobody_after(rig: Rig
     with pytest.raises(ModelError, match="the writer failed: no memory"):
         await rig.write(ask(0))
     assert_same(await rig.write(ask(0)), rig.alone(ask(0)))
+
+
+async def test_a_reply_of_which_no_word_can_be_drawn_fails_alone(rig: Rig) -> None:
+    """Its logits are NaN; those beside it in the batch say what they would have said, and its slot is free again."""
+    rig.decoder.spoiled_slot, rig.decoder.gate = 1, threading.Semaphore(0)  # type: ignore[attr-defined]
+    asked = [asyncio.create_task(rig.write(ask(number))) for number in (0, 1, 2)]
+    await asyncio.sleep(0)
+    rig.decoder.gate.release(1_000)  # type: ignore[attr-defined]
+    written = await asyncio.gather(*asked, return_exceptions=True)
+    (spoiled,) = [number for number, one in enumerate(written) if isinstance(one, ModelError)]
+    assert "no next word" in str(written[spoiled])
+    for number in {0, 1, 2} - {spoiled}:
+        assert_same(written[number], rig.alone(ask(number)))  # type: ignore[arg-type]
+    assert_same(await rig.write(ask(spoiled)), rig.alone(ask(spoiled)))
 
 
 async def test_a_prompt_that_does_not_fit_is_refused_for_its_reply_alone(rig: Rig) -> None:

@@ -90,6 +90,26 @@ def test_a_token_is_drawn_by_its_share_of_the_unit_interval() -> None:
     assert drawn == pytest.approx([math.log(0.25), math.log(0.75), math.log(0.75)])
 
 
+@pytest.mark.parametrize("size", [3, BLOCK, 2 * BLOCK + 1])
+def test_a_row_that_is_no_distribution_is_told_by_nan_and_spoils_no_other(size: int) -> None:
+    """NaN, +inf, -inf everywhere, nothing allowed: each between rows of which the one allowed token is drawn. A forbidden
+    NaN harms nobody."""
+    logits, allowed = torch.zeros(6, size), torch.ones(6, size, dtype=torch.bool)
+    logits[1, 0] = torch.nan
+    logits[2, -1] = torch.inf
+    logits[3] = -torch.inf
+    allowed[4] = False
+    for row in (0, 5):
+        allowed[row] = False
+        allowed[row, 1] = True
+        logits[row, 0] = torch.nan
+    tokens, drawn = draw(logits, torch.ones(6, 1), allowed, [0.5] * 6)
+    assert [tokens[0], tokens[5]] == [1, 1]
+    assert [drawn[0], drawn[5]] == [0.0, 0.0]
+    assert all(math.isnan(logprob) for logprob in drawn[1:5])
+    assert all(0 <= token < size for token in tokens)
+
+
 def test_a_draw_falls_on_the_same_token_wherever_it_lies() -> None:
     """Over several blocks and an end that fills none, beside a cumulative sum of all probabilities one by one."""
     size, generator = 5 * BLOCK + 7, torch.Generator().manual_seed(0)
