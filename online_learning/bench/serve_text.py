@@ -40,6 +40,7 @@ from online_learning.bench.product import throw_away
 from online_learning.bench.serve_vllm import measure_vllm, running_vllm, vllm_python
 
 BATCHES = (1, 8, 16)
+VLLM_BATCHES = (1, 16)
 RANK = 16
 NOISE = 0.02
 """Standard deviation of the adapter's random weights."""
@@ -128,7 +129,7 @@ def _report(
 
 
 def _ratios(ours: dict[str, float], peer: dict[str, float]) -> dict[str, float]:
-    return {batch: round(rate / peer[batch], 2) for batch, rate in ours.items()}
+    return {batch: round(ours[batch] / rate, 2) for batch, rate in peer.items()}
 
 
 def prompts_of(domain: Domain, count: int) -> list[tuple[str, str]]:
@@ -224,7 +225,7 @@ def _vllm(
         adapter, log = Path(scratch) / "adapter", Path(scratch) / "vllm.log"
         write_part(adapter, causal.model.weights(ADAPTER), causal.model.config(ADAPTER), causal.name)
         with running_vllm(python, model, log, grounded=False) as server:
-            measure = partial(measure_vllm, server.url, ids, adapter=adapter, batch_sizes=BATCHES)
+            measure = partial(measure_vllm, server.url, ids, adapter=adapter, batch_sizes=VLLM_BATCHES)
             fresh, known = (
                 asyncio.run(measure(num_tokens=num_tokens, repeats=repeats, fresh=fresh)) for fresh in (True, False)
             )
