@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from bot.conversation import BASE_VERSION, TEXT_ROUNDING, Decision, Generated
 from bot.errors import AdapterError, NotFound
+from bot.feedback.desk_records import Judged
 from bot.feedback.store import Rated, Store
 from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.weights import read_version
 from online_learning.batch import logged_choices
 from online_learning.gate import Evidence, HeldOut, TestResults
-from online_learning.preferences import Places, Preference, margins, preference
+from online_learning.preferences import Places, Preference, Source, margins, preference
 from online_learning.statistics import Floats
 from online_learning.update import CURRENT, Learner
 
@@ -136,25 +137,34 @@ def _table(rows: Sequence[Tensor], width: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Operators' verdicts on stored questions, and how the champion stood to them before the update."""
+    """Operators' verdicts on stored questions, newest first, and how the champion stood to them before the update."""
 
     decisions: Sequence[Decision] = ()
     places: Sequence[Places] = ()
+    sources: Sequence[Source] = ()
     champion: Sequence[float] = ()
     """Margins."""
 
 
-def hear_verdicts(learner: Learner, store: Store) -> Verdicts:
-    """The newest verdicts, one a question and pair of acts, scored under the champion (CURRENT before the update)."""
-    judged = {(found.decision_id, frozenset((found.better, found.worse))): found for found in store.desk.judged()[::-1]}
+def hear_verdicts(
+    learner: Learner, store: Store, since: float, rescoring: Callable[[Sequence[Decision]], Sequence[Decision]]
+) -> Verdicts:
+    """The verdicts since then (epoch s), of each author the newest on a question and pair of acts, scored under the champion
+    (CURRENT before the update). `rescoring`: those of some decisions that re-score; the others are passed over."""
+    judged: dict[tuple[str, Source], Judged] = {}
+    for found in store.desk.judged(since):
+        source = Source(frozenset((found.better, found.worse)), found.author)
+        judged.setdefault((found.decision_id, source), found)
     stored = store.decisions(found.decision_id for found in judged.values())
-    decisions, places = [], []
-    for found in judged.values():
-        acts = [act.act for act in stored[found.decision_id].legal] if found.decision_id in stored else []
-        if found.better in acts and found.worse in acts:
-            decisions.append(stored[found.decision_id])
+    sound = {decision.id: decision for decision in rescoring(list(stored.values()))}
+    decisions, places, sources = [], [], []
+    for (decision_id, source), found in judged.items():
+        acts = [act.act for act in sound[decision_id].legal] if decision_id in sound else []
+        if source.topic <= set(acts):
+            decisions.append(sound[decision_id])
             places.append(Places(acts.index(found.better), acts.index(found.worse)))
-    return Verdicts(decisions, places, _margins(learner.score(decisions, CURRENT), places))
+            sources.append(source)
+    return Verdicts(decisions, places, sources, _margins(learner.score(decisions, CURRENT), places))
 
 
 def _margins(scores: Sequence[Tensor], places: Sequence[Places]) -> list[float]:
@@ -168,8 +178,8 @@ def _preferences(learner: Learner, verdicts: Verdicts) -> dict[str, Preference]:
     candidate = np.array(_margins(learner.score(verdicts.decisions, CURRENT), verdicts.places))
     start = np.array(_margins(learner.start_scores(verdicts.decisions), verdicts.places))
     return {
-        "champion": preference(candidate, np.array(verdicts.champion)),
-        "start": preference(candidate, start),
+        "champion": preference(candidate, np.array(verdicts.champion), verdicts.sources),
+        "start": preference(candidate, start, verdicts.sources),
     }
 
 

@@ -13,7 +13,8 @@ the last one", thirty times over, is a slow slide down):
 - fewer: the cap alone.
 
 Beside these, blind verdicts of operators on two answers to one question (`online_learning.preferences`), against both: a
-candidate that loses beyond chance is refused. Verdicts only ever refuse, and fewer than five that tell the two apart cannot.
+candidate that loses beyond chance is refused. Verdicts only ever refuse, each topic has one vote, and it takes eight lost ones
+of two operators, or `min_votes_alone` topics where a single operator has judged all there is.
 
 Points are points of right answers: harm in reward over the measured reward gap between a right and a wrong act, so
 that one threshold serves careful raters and careless ones. The thresholds come from the operating curve
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from online_learning.off_policy import Comparison, LoggedChoices, compare
-from online_learning.preferences import Preference
+from online_learning.preferences import Preference, e_limit
 from online_learning.statistics import Floats, Interval, seeded
 
 
@@ -53,8 +54,11 @@ class Thresholds:
     """Largest difference between a stored log-probability and the learner's own (fp32; 2e-2 suits bf16)."""
     max_weight: float = 3.0
     """Truncation of importance weights in the doubly robust estimate."""
-    max_p_worse: float = 0.05
-    """Of operators' verdicts: a candidate that loses so many that chance gives as many this seldom is refused."""
+    max_false_refusals: float = 0.05
+    """By operators' verdicts, against each baseline: the chance that a candidate which is not worse is ever refused, however
+    often one looks."""
+    min_votes_alone: int = 12
+    """Topics that verdicts must tell apart where all verdicts are one operator's."""
     num_resamples: int = 2000
     seed: int = 0
     """Of the bootstrap: the same evidence always gives the same verdict."""
@@ -201,10 +205,11 @@ def _harm(name: str, comparison: Comparison, thresholds: Thresholds) -> Sequence
 
 
 def _worse(name: str, found: Preference, thresholds: Thresholds) -> Sequence[str]:
-    if found.p_worse > thresholds.max_p_worse:
+    if not found.is_worse(thresholds.max_false_refusals, thresholds.min_votes_alone):
         return []
-    told = f"{found.losses} of {found.wins + found.losses} verdicts that tell them apart"
-    return [f"against the {name}: operators found the other answer better in {told} (p = {found.p_worse:.2g})"]
+    told = f"{found.losses} of {len(found.votes)} topics that tell them apart"
+    by = f"e-value {found.e_worse:.3g}, limit {e_limit(thresholds.max_false_refusals):g}"
+    return [f"against the {name}: operators found the other answer better on {told} ({by})"]
 
 
 def _report(evidence: Evidence, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
@@ -242,7 +247,8 @@ def _verdict_report(found: Preference) -> dict[str, Any]:
         "wins": found.wins,
         "losses": found.losses,
         "alike": found.alike,
-        "p_worse": found.p_worse,
+        "operators": found.num_authors,
+        "e_worse": found.e_worse,
         "share": found.share,
     }
 

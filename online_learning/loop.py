@@ -68,6 +68,8 @@ class Batch:
 
     until: int
     """Reward seq this update consumes up to."""
+    since: float
+    """Epoch s of the oldest reply in the window; 0 while the window holds all there are."""
     credits: list[Credit]
     refused: Mapping[str, int]
     """Reason -> rows that may not teach."""
@@ -229,12 +231,12 @@ class Loop:
         self.tests.refresh()
         before, tests_before = self.learner.snapshot(), self.tests.results(CURRENT)
         rows = self._heard(until, self.config.holdout_rows, holdout=True).judged
-        off = self._check([row.decision for row in rows]).keys() & self._refused
-        rows = [row for row in rows if row.decision.id not in off]
+        sound = {row.id for row in self._rescoring([row.decision for row in rows])}
+        rows = [row for row in rows if row.decision.id in sound]
         recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
         champion["recent"] = self.learner.score(recent, CURRENT, leave_out_own=True)
-        verdicts = hear_verdicts(self.learner, self.store)
+        verdicts = hear_verdicts(self.learner, self.store, batch.since, self._rescoring)
         try:
             earned = self._augment(batch.credits)
             metrics: dict[str, Any] = finite(self.learner.update(earned, rng, self._progress, self._version))
@@ -250,8 +252,11 @@ class Loop:
             raise
         verdict = judge(evidence, self.thresholds)
         metrics |= {"rows": len(batch.credits), "twins": len(earned) - len(batch.credits)}
-        metrics |= {"fresh": batch.num_fresh, "refused": dict(batch.refused)}
-        metrics |= {"staleness": batch.staleness(self._version)}
+        metrics |= {
+            "fresh": batch.num_fresh,
+            "refused": dict(batch.refused),
+            "staleness": batch.staleness(self._version),
+        }
         metrics |= {"gate": {"passed": verdict.passed, "reasons": list(verdict.reasons), **verdict.report}}
         metrics["seconds"] = time.perf_counter() - started
         self._watch(verdict)
@@ -263,7 +268,8 @@ class Loop:
         learn = self.settings.learn
         heard = self._heard(until, learn.window)
         admitted = admit(heard.rows, quorum=learn.quorum, cap_per_person_topic=learn.cap_per_person_topic)
-        cursor = self._cursor()
+        is_full, cursor = len(heard.rows) == learn.window, self._cursor()
+        since = min(row.decision.created_at for row in heard.rows) if is_full else 0.0
         fresh = [row for row in admitted.rows if row.reward.seq > cursor]
         old = [row for row in admitted.rows if row.reward.seq <= cursor]
         room = max(0, self.config.rows_per_update - len(fresh))
@@ -273,7 +279,7 @@ class Loop:
         accepted = [row for row in earned if row.decision.id not in self._refused]
         worst = max((errors.get(row.decision.id, 0.0) for row in accepted), default=0.0)
         refused = dict(admitted.refused) | {"rescore": len(self._refused)}
-        return Batch(until, accepted, refused, len(fresh), worst, self._cases(admitted.rows))
+        return Batch(until, since, accepted, refused, len(fresh), worst, self._cases(admitted.rows))
 
     def _heard(self, until: int, limit: int, *, holdout: bool = False) -> Heard:
         return heard_apart(self.store.window(until, limit, holdout=holdout), rules_in_force(self.store, self.rules))
@@ -303,6 +309,11 @@ class Loop:
         self._refused |= off
         self._verified |= errors.keys() - off
         return errors
+
+    def _rescoring(self, decisions: Sequence[Decision]) -> list[Decision]:
+        """Those that may judge."""
+        self._check(decisions)
+        return [row for row in decisions if row.id not in self._refused]
 
     def _credits(self, rows: Sequence[Rated], topics: AbstractSet[str]) -> list[Credit]:
         """Turn-level credit over the rows' whole conversations; `topics` are the acts that have their quorum.

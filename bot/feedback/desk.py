@@ -195,9 +195,9 @@ class Desk:
         found: list[dict[str, Any]] = self._read(pairs.verdicts)
         return found
 
-    def judged(self, limit: int = 500) -> list[Judged]:
-        """The newest verdicts that found one answer better, newest first: what the gate hears."""
-        found: list[Judged] = self._read(pairs.judged, limit)
+    def judged(self, since: float = 0.0, limit: int = 500) -> list[Judged]:
+        """The newest verdicts since then (epoch s) that found one answer better, newest first: what the gate hears."""
+        found: list[Judged] = self._read(pairs.judged, since, limit)
         return found
 
     # --- people ---------------------------------------------------------------------------------------------------------

@@ -213,3 +213,4 @@ class Judged:
     decision_id: str
     better: str
     worse: str
+    author: str

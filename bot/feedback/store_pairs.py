@@ -56,16 +56,16 @@ def paired_decisions(conn: Connection, left: str, right: str) -> set[str]:
     return {row[0] for row in found}
 
 
-def judged(conn: Connection, limit: int) -> list[Judged]:
-    """Newest first; of questions whose person lets them be learned from."""
+def judged(conn: Connection, since: float, limit: int) -> list[Judged]:
+    """Those since then (epoch s), newest first; of questions whose person lets them be learned from."""
     sql = """
     SELECT p.decision_id, CASE p.verdict WHEN 'left' THEN p.left_act ELSE p.right_act END AS better,
-        CASE p.verdict WHEN 'left' THEN p.right_act ELSE p.left_act END AS worse
+        CASE p.verdict WHEN 'left' THEN p.right_act ELSE p.left_act END AS worse, p.author
     FROM pairs AS p JOIN decisions AS d ON d.id = p.decision_id
     JOIN conversations AS c ON c.id = d.conversation_id AND c.learn_ok = 1
-    WHERE p.verdict IN ('left', 'right') ORDER BY p.judged_at DESC, p.id LIMIT ?
+    WHERE p.verdict IN ('left', 'right') AND p.judged_at >= ? ORDER BY p.judged_at DESC, p.id LIMIT ?
     """
-    return [Judged(**dict(row)) for row in conn.execute(sql, [limit])]
+    return [Judged(**dict(row)) for row in conn.execute(sql, [since, limit])]
 
 
 def verdicts(conn: Connection) -> list[dict[str, Any]]:
