@@ -96,7 +96,7 @@ class Provider:
         self._monotonic = monotonic
         self._transport = transport
         self._metadata: tuple[float, _Metadata] | None = None
-        self._keys: list[dict[str, Any]] = []
+        self._keys: list[Any] = []
 
     @property
     def callback_url(self) -> str:
@@ -196,7 +196,7 @@ class Provider:
             with suppress(BadSignatureError, InvalidKeyIdError):
                 return _signed_by(self._keys, token, metadata.algorithms)
         listed = (await self._ask("GET", metadata.jwks_uri)).get("keys")
-        self._keys = [dict(key) for key in _records(listed) if key.get("kty") in _KEY_TYPES]
+        self._keys = _keys_from(_records(listed))
         return _signed_by(self._keys, token, metadata.algorithms)
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
@@ -225,7 +225,7 @@ class Provider:
                 "or use an account of this server"
             ) from error
         if answer.status_code in (400, 401) and method == "POST":
-            logger.warning("the sign-in provider refused a code: HTTP %d", answer.status_code)
+            logger.warning("the sign-in provider refused a code: HTTP %d, %s", answer.status_code, _error_in(answer))
             raise Unauthenticated("sign-in: the provider did not take its own code back; begin again")
         try:
             found = answer.json() if answer.status_code == 200 else None
@@ -237,12 +237,42 @@ class Provider:
         return found
 
 
-def _signed_by(keys: list[dict[str, Any]], token: str, algorithms: tuple[str, ...]) -> Any:
+def _error_in(answer: httpx.Response) -> str:
+    """The `error` of an OAuth refusal (RFC 6749, section 5.2): `invalid_client` is a wrong client_secret."""
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    return repr(str(found.get("error"))[:80]) if isinstance(found, Mapping) else "no error named"
+
+
+def _keys_from(listed: list[Mapping[str, Any]]) -> list[Any]:
+    """The provider's keys for signatures, of the kinds known here: one that is not must not shut out everybody."""
+    from joserfc.errors import JoseError
+    from joserfc.jwk import JWKRegistry
+
+    keys = []
+    for given in listed:
+        if given.get("kty") not in _KEY_TYPES or given.get("use", "sig") != "sig":
+            continue
+        try:
+            key = JWKRegistry.import_key(dict(given))
+            key.ensure_kid()
+            # A curve or a number that is none shows only when the key is asked for what is behind its fields.
+            key.public_key  # noqa: B018
+        except (JoseError, ValueError, TypeError, KeyError) as error:
+            logger.warning("a key of the sign-in provider is left out (%s): %r", given.get("kid"), error)
+        else:
+            keys.append(key)
+    return keys
+
+
+def _signed_by(keys: list[Any], token: str, algorithms: tuple[str, ...]) -> Any:
     """The token, if one of the keys signed it. Raises JoseError."""
     from joserfc import jwt
     from joserfc.jwk import KeySet
 
-    return jwt.decode(token, KeySet.import_key_set({"keys": keys}), algorithms=list(algorithms))
+    return jwt.decode(token, KeySet(keys), algorithms=list(algorithms))
 
 
 def _metadata_from(found: Mapping[str, Any], issuer: str) -> _Metadata:
@@ -254,12 +284,18 @@ def _metadata_from(found: Mapping[str, Any], issuer: str) -> _Metadata:
         if address.scheme != "https" and not (address.scheme == "http" and is_loopback(address.hostname or "")):
             raise Unavailable(f"the sign-in provider: expected {name} to be an https address, got {found.get(name)!r}")
     signing = found.get("id_token_signing_alg_values_supported") or ["RS256"]
+    algorithms = tuple(name for name in ALGORITHMS if name in signing)
+    if not algorithms:
+        # joserfc takes an empty list for its own defaults, shared secrets among them.
+        raise Unavailable(
+            f"the sign-in provider: expected signatures by one of {', '.join(ALGORITHMS)}, got none of them"
+        )
     methods = found.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
     return _Metadata(
         authorization_endpoint=found["authorization_endpoint"],
         token_endpoint=found["token_endpoint"],
         jwks_uri=found["jwks_uri"],
-        algorithms=tuple(name for name in ALGORITHMS if name in signing),
+        algorithms=algorithms,
         posts_secret="client_secret_basic" not in methods,
         names_issuer=found.get("authorization_response_iss_parameter_supported") is True,
     )

@@ -81,7 +81,8 @@ class Staff:
         whether the name or the password is wrong."""
         account = self._accounts.get(name)
         usable = account is not None and not account.disabled
-        expected = account.password_hash if account and usable else self._decoy()
+        # A provider's account has no hash: refused in no time, it would tell that it exists.
+        expected = (account.password_hash if account and usable else "") or self._decoy()
         if not self._holds(expected, password) or account is None or not usable:
             raise Unauthenticated("name and password: expected those of an account, got others")
         return account

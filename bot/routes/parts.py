@@ -81,6 +81,8 @@ class Service:
     feedback: TokenBuckets
     conversations: TokenBuckets
     logins: TokenBuckets
+    answers: TokenBuckets
+    """Of the sign-in provider: counted apart, so that one sign-in takes one of `logins`."""
     jobs: Jobs
     staff: Staff
     provider: Provider | None = None
@@ -120,6 +122,7 @@ class Service:
             feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),
             conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),
             logins=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
+            answers=TokenBuckets("sign-ins", LOGINS_PER_MIN, parts.monotonic),
             staff=staff,
             provider=_provider(parts),
             jobs=Jobs(parts.clock),

@@ -77,7 +77,7 @@ async def finish(service: ServiceDep, request: Request) -> Response:
     provider, pending = _provider(service), _pending(service, request)
     next_page = pending.next_page if pending else HOME_PAGE
     try:
-        service.logins.take(address_of(request))
+        service.answers.take(address_of(request))
         person = await provider.finish(pending, request.query_params)
         account = await asyncio.to_thread(_admit, service, person)
     except RejoinderError as error:

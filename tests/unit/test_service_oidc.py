@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
 from bot.errors import ConfigError
@@ -19,11 +20,13 @@ from bot.identity import SESSION_COOKIE, SESSION_S
 from bot.oidc import LEEWAY_S, Person, Provider
 from bot.routes.provider import PENDING_COOKIE, PENDING_S
 from bot.settings import OidcSettings, Settings, load_settings, secret_of
+from bot.staff import Staff
 from bot.wire_errors import Unauthenticated
 from tests.oidc_provider import (
     CLIENT_ID,
     CLIENT_SECRET,
     ISSUER,
+    KEY,
     OTHER_KEY,
     ScriptedProvider,
     signed_with_the_public_key,
@@ -475,6 +478,82 @@ def test_a_wrong_secret_is_refused_by_the_provider_and_one_in_the_form_is_sent_w
     connect(desk.rig, desk.provider)
     desk.provider.metadata = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
     assert desk.sign_in().status_code == 200
+
+
+class OddKey:
+    """What a provider publishes that nobody here knows or needs."""
+
+    def __init__(self, **fields: Any) -> None:
+        self._fields = fields
+
+    def as_dict(self, private: bool = False) -> dict[str, Any]:
+        return self._fields
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        OddKey(kty="EC", crv="BP-256", kid="odd", x="AA", y="AA", use="sig"),
+        OddKey(kty="EC", crv="P-256", kid="odd", x="AA", y="AA"),
+        OddKey(kty="RSA", kid="odd"),
+        OddKey(kty="RSA", kid="odd", use="enc", n="AQAB", e="AQAB"),
+        OddKey(kty="AKP", alg="ML-DSA-44", kid="odd", pub="AA"),
+    ],
+)
+def test_one_key_that_is_not_known_here_shuts_nobody_out(desk: Desk, odd: Any) -> None:
+    """Wherever it stands in the list."""
+    desk.provider.published = [odd, KEY, odd]
+    assert (desk.sign_in().status_code, desk.me()) == (200, ("ana@example.org", "operator"))
+
+
+def test_a_key_for_encryption_signs_nobody_in(desk: Desk) -> None:
+    """The control: the same key, for signatures."""
+    published = KEY.as_dict(private=False)
+    desk.provider.published = [OddKey(**published | {"use": "enc"})]  # type: ignore[list-item]
+    assert (desk.sign_in().status_code, desk.me()) == (401, 401)
+    desk.provider.published = [OddKey(**published | {"use": "sig"})]  # type: ignore[list-item]
+    assert desk.sign_in().status_code == 200
+
+
+def test_a_provider_without_a_signature_that_is_accepted_is_refused(desk: Desk) -> None:
+    """At once: an empty list would mean the library's own defaults."""
+    desk.provider.metadata = {"id_token_signing_alg_values_supported": ["HS256", "none"]}
+    answer = desk.browser.get("/login/oidc", follow_redirects=False)
+    assert answer.status_code == 503
+    assert "expected signatures by one of RS256" in answer.text
+
+
+def test_a_wrong_client_secret_is_named_in_the_log(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """By the provider's word for it; the secret is not."""
+    connect(desk.rig, desk.provider, client_secret="a wrong one")
+    assert desk.sign_in().status_code == 401
+    assert "the sign-in provider refused a code: HTTP 401, 'invalid_client'" in caplog.text
+    assert "a wrong one" not in caplog.text
+
+
+def test_a_name_of_the_providers_costs_a_wrong_password_as_much_as_any(desk: Desk) -> None:
+    """Else the time of a refusal would list them: each hash that is checked is one of argon2's."""
+    checked: list[str] = []
+
+    class Counting(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 - the library's name
+            checked.append(str(hash))
+            return super().verify(hash, password)
+
+    desk.sign_in()
+    staff = Staff(desk.rig.store.desk, Counting(time_cost=1, memory_cost=8, parallelism=1))
+    for name in ("ana@example.org", "nobody"):
+        with pytest.raises(Unauthenticated):
+            staff.sign_in(name, "not the password")
+    assert len(checked) == 2
+    assert checked[0] == checked[1]
+    assert checked[0].startswith("$argon2id$")
+
+
+def test_ten_people_behind_one_address_sign_in_within_a_minute(desk: Desk) -> None:
+    """One sign-in takes one of the ten: not another one on the way back."""
+    assert [desk.sign_in().status_code for _ in range(10)] == [200] * 10
+    assert desk.browser.get("/login/oidc", follow_redirects=False).status_code == 429
 
 
 def test_trying_again_and_again_is_slow(desk: Desk) -> None:
