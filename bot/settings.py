@@ -157,7 +157,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
         raise ConfigError(f"profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
     settings = _build(_merge(PROFILES[profile], given))
     _check_ranges(settings)
-    return settings
+    return replace(settings, public_url=_as_browsers_write(settings.public_url))
 
 
 def wants_tracebacks(environ: Mapping[str, str] | None = None) -> bool:
@@ -304,6 +304,24 @@ def _check_address(name: str, address: str) -> None:
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
     if not (is_safe and host) or parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigError(f"{name}: expected https://HOST (http on this machine alone), got {address!r}")
+
+
+def _as_browsers_write(address: str) -> str:
+    """The address as an Origin header has it: in lower case, without the scheme's own port, foreign letters as A-labels
+    (URL standard; UTS #46). What follows the host stays. Raises ConfigError."""
+    if not address:
+        return ""
+    import idna
+
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port
+        name = host if host.isascii() else idna.encode(host, uts46=True).decode()
+    except ValueError as error:
+        raise ConfigError(f"public_url: expected https://HOST, got {address!r} ({error})") from error
+    shown = f"[{name}]" if ":" in name else name
+    is_default = port is None or port == {"https": 443, "http": 80}[parts.scheme]
+    return parts._replace(netloc=shown if is_default else f"{shown}:{port}").geturl()
 
 
 def _check_oidc(oidc: OidcSettings, public_url: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bot.errors import ConfigError
+from bot.identity import is_own_origin
 from bot.settings import Settings, load_settings, wants_tracebacks
 
 
@@ -122,3 +123,33 @@ def test_settings_survive_the_way_to_a_worker(tmp_path: Path) -> None:
     settings = load_settings({"home": tmp_path, "seed": 7, "profile": "demo", "policy": {"num_candidates": 5}}, {})
 
     assert load_settings(json.loads(json.dumps(settings.as_flags())), {}) == settings
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("https://Bot.Example.com", "https://bot.example.com"),
+        ("HTTPS://bot.example.com:443", "https://bot.example.com"),
+        ("https://bot.example.com:8443/desk", "https://bot.example.com:8443/desk"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://[::1]:7860", "http://[::1]:7860"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("https://stra\u00dfe.example", "https://xn--strae-oqa.example"),
+        ("", ""),
+    ],
+)
+def test_the_public_address_is_kept_as_browsers_write_it(tmp_path: Path, written: str, normal: str) -> None:
+    """Else a page of ours would be another's; the control is the address as it was written."""
+    settings = load_settings({"home": tmp_path, "public_url": written}, {})
+    assert settings.public_url == normal
+    origin = "/".join(normal.split("/")[:3])
+    if normal:
+        assert is_own_origin(origin, "inner:7860", settings.public_url)
+        assert is_own_origin(origin, "inner:7860", written) == (written == normal)
+
+
+@pytest.mark.parametrize("written", ["https://bot.example.com:99999", "https://\u2028.example", "https://a..\u00fc"])
+def test_a_public_address_that_browsers_cannot_open_is_refused(tmp_path: Path, written: str) -> None:
+    """By one line."""
+    with pytest.raises(ConfigError, match="public_url: expected https://HOST"):
+        load_settings({"home": tmp_path, "public_url": written}, {})
