@@ -114,6 +114,8 @@ class Staff:
         if not _NAME.fullmatch(person.name) or person.name == KEY_HOLDER:
             raise NotAllowed(f"name: expected 1 to 64 of a-z, 0-9 and ._@- from the provider, got {person.name[:64]!r}")
         if person.name in self._accounts:
+            if self._accounts[person.name].is_released:
+                return self._taken_over(doing, person)
             raise NotAllowed(f"{person.name} is somebody else's account here: an admin must give you another name")
         account = Account(
             person.name, person.role, "", doing.at, subject=person.subject, display_name=person.display_name
@@ -121,6 +123,22 @@ class Staff:
         self._desk.add_account(doing, account)
         self._accounts[account.name] = account
         return account
+
+    def _taken_over(self, doing: Doing, person: Person) -> Account:
+        if self._accounts[person.name].disabled:
+            raise NotAllowed(f"{person.name} was shut out by an admin")
+        changes = {"subject": person.subject, "role": person.role, "display_name": person.display_name}
+        self._accounts[person.name] = self._desk.change_account(doing, person.name, changes, action="take over account")
+        return self._accounts[person.name]
+
+    def release(self, doing: Doing, name: str) -> Account:
+        """Let the next of the provider's people who signs in under this name have the account, with all that is theirs
+        in it; nobody is signed in by it until then. Raises NotFound."""
+        if name not in self._accounts:
+            raise NotFound(f"no account {name[:64]!r}")
+        changes = {"subject": "", "password_hash": "", "display_name": ""}
+        self._accounts[name] = self._desk.change_account(doing, name, changes, action="release account")
+        return self._accounts[name]
 
     def add(self, doing: Doing, name: str, role: str, password: str) -> Account:
         """A new account. Raises BadFrame, ConflictError."""

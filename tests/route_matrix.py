@@ -67,6 +67,7 @@ MATRIX: dict[tuple[str, str], tuple[bool, ...]] = {
     ("GET", "/v1/accounts"): ADMINS,
     ("POST", "/v1/accounts"): ADMINS,
     ("PATCH", "/v1/accounts/{name}"): ADMINS,
+    ("POST", "/v1/accounts/{name}/release"): ADMINS,
     ("GET", "/v1/audit"): ADMINS,
     ("GET", "/v1/versions"): STAFF,
     ("POST", "/v1/versions/rollback"): DEVELOPERS,

@@ -215,9 +215,11 @@ class Desk:
         """Raises ConflictError when the name is taken."""
         self._write(people.add_account, doing, account)
 
-    def change_account(self, doing: Doing, name: str, changes: Mapping[str, Any]) -> Account:
-        """Change role, password_hash or disabled, and end its sessions. Raises NotFound."""
-        account: Account = self._write(people.change_account, doing, name, changes)
+    def change_account(
+        self, doing: Doing, name: str, changes: Mapping[str, Any], *, action: str = "change account"
+    ) -> Account:
+        """Change what is given and end its sessions; `action` is the audit log's word. Raises NotFound."""
+        account: Account = self._write(people.change_account, doing, name, changes, action)
         return account
 
     def show_account_as(self, doing: Doing, name: str, display_name: str) -> Account:

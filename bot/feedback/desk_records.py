@@ -127,6 +127,11 @@ class Account:
     display_name: str = ""
     """What end users read of a provider's person, who may have an address for a name; empty: nothing."""
 
+    @property
+    def is_released(self) -> bool:
+        """Nobody's: it waits for the provider's next sign-in under its name (or for a password, which makes it local)."""
+        return not self.subject and not self.password_hash
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

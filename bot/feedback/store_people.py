@@ -43,19 +43,24 @@ def add_account(conn: Connection, doing: Doing, new: Account) -> None:
     note_in_audit(conn, doing, "add account", new.name, {}, {"role": new.role, "provider": bool(new.subject)})
 
 
-def change_account(conn: Connection, doing: Doing, name: str, changes: Mapping[str, Any]) -> Account:
-    """Change role, password_hash or disabled; whoever was signed in must sign in again. Raises NotFound."""
+def change_account(
+    conn: Connection, doing: Doing, name: str, changes: Mapping[str, Any], action: str = "change account"
+) -> Account:
+    """Change role, password_hash, disabled, subject or display_name; whoever was signed in must sign in again. Raises NotFound."""
     before = account(conn, name)
     after = replace(before, **changes, session_epoch=before.session_epoch + 1)
     conn.execute(
         "UPDATE accounts SET role = :role, password_hash = :password_hash, disabled = :disabled, "
-        "session_epoch = :session_epoch WHERE name = :name",
+        "subject = :subject, display_name = :display_name, session_epoch = :session_epoch WHERE name = :name",
         asdict(after),
     )
-    shown = {key: getattr(before, key) for key in ("role", "disabled")}
-    changed = {key: getattr(after, key) for key in ("role", "disabled")} | {"password": "password_hash" in changes}
-    note_in_audit(conn, doing, "change account", name, shown, changed)
+    shown, changed = _shown_in_audit(before), _shown_in_audit(after) | {"password": "password_hash" in changes}
+    note_in_audit(conn, doing, action, name, shown, changed)
     return after
+
+
+def _shown_in_audit(account: Account) -> dict[str, Any]:
+    return {"role": account.role, "disabled": account.disabled, "provider": bool(account.subject)}
 
 
 def show_account_as(conn: Connection, doing: Doing, name: str, display_name: str) -> Account:

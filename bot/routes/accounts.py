@@ -47,12 +47,29 @@ class AccountChange(_Asked):
 class AccountOut(BaseModel):
     """An account, without its password."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "ana",
+                    "role": "operator",
+                    "created_at": 1767225600.0,
+                    "disabled": False,
+                    "provider": False,
+                    "released": True,
+                }
+            ]
+        }
+    )
+
     name: str
     role: str
     created_at: float
     disabled: bool
     provider: bool
     """It signs in with the provider, which also says its role."""
+    released: bool
+    """It waits for the provider's next sign-in under its name."""
 
     @classmethod
     def of(cls, account: Account) -> AccountOut:
@@ -63,6 +80,7 @@ class AccountOut(BaseModel):
             created_at=account.created_at,
             disabled=account.disabled,
             provider=bool(account.subject),
+            released=account.is_released,
         )
 
 
@@ -117,6 +135,14 @@ async def change_account(service: ServiceDep, doing: AdminDep, name: str, body: 
     """Change role or password, or shut somebody out; who was signed in must sign in again."""
     changes = body.model_dump()
     account = await asyncio.to_thread(lambda: service.staff.change(doing, name, **changes))
+    return AccountOut.of(account)
+
+
+@router.post("/v1/accounts/{name}/release")
+async def release_account(service: ServiceDep, doing: AdminDep, name: str) -> AccountOut:
+    """Give it up to the sign-in provider: its sessions, password and owner there end, and whoever signs in by the provider
+    under this name next has it. A password makes it local again."""
+    account = await asyncio.to_thread(service.staff.release, doing, name)
     return AccountOut.of(account)
 
 

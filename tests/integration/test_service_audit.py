@@ -62,6 +62,7 @@ REQUESTS: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/pairs/{pair_id}"): ("/v1/pairs/pair_a", {"verdict": "left"}),
     ("POST", "/v1/accounts"): ("/v1/accounts", {"name": "ben", "role": "operator", "password": PASSWORD}),
     ("PATCH", "/v1/accounts/{name}"): ("/v1/accounts/ana", {"disabled": True}),
+    ("POST", "/v1/accounts/{name}/release"): ("/v1/accounts/ana/release", None),
     ("POST", "/v1/versions/rollback"): ("/v1/versions/rollback", {"reason": "test"}),
     ("POST", "/v1/versions/promote"): ("/v1/versions/promote", {"version": "v000001", "reason": "test"}),
     ("POST", "/v1/versions/canary"): ("/v1/versions/canary", {"version": "v000002", "share": 0.1, "reason": "test"}),

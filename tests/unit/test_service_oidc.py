@@ -366,6 +366,58 @@ def test_a_name_that_is_somebody_elses_is_not_taken_over(desk: Desk, subject: st
     assert [account.subject for account in staff.accounts()] == [subject]
 
 
+@pytest.mark.parametrize("before", ["a local account", "the same person of a renamed realm"])
+def test_an_account_that_an_admin_released_is_taken_over_at_the_next_sign_in(desk: Desk, before: str) -> None:
+    """Once, by whoever the provider vouches for under that name, with the provider's role; every step is in the log. The
+    control is the test above: without the release the name is a dead end."""
+    staff, key = desk.rig.app.state.service.staff, {"Authorization": "Bearer operator-key-for-tests"}
+    if before == "a local account":
+        staff.add(Doing("operator:local", 1000.0), "ana@example.org", "admin", "a long enough password")
+    else:
+        desk.provider.person["sub"] = "u-1"
+        desk.sign_in()
+        desk.provider.person["sub"] = "u-17"
+    assert desk.sign_in().status_code == 403
+    released = desk.browser.post("/v1/accounts/ana@example.org/release", headers=key).json()
+    assert (released["provider"], released["released"]) == (False, True)
+    assert desk.me() == 401
+    given = {"name": "ana@example.org", "password": "a long enough password"}
+    assert desk.browser.post("/v1/session", json=given).status_code == 401
+    assert desk.sign_in().status_code == 200
+    assert desk.me() == ("ana@example.org", "operator")
+    assert [account.subject for account in desk.rig.store.desk.accounts()] == [f"{ISSUER} u-17"]
+    done = [action for _, action, _ in desk.audit()]
+    assert done[1:3] == ["take over account", "release account"]
+    desk.provider.person["sub"] = "u-99"
+    assert desk.sign_in().status_code == 403
+
+
+def test_a_released_account_of_somebody_shut_out_stays_shut(desk: Desk) -> None:
+    """And one without a role at the provider takes nothing over; let in again, or given the role, they have it."""
+    staff, doing = desk.rig.app.state.service.staff, Doing("operator:local", 1000.0)
+    staff.add(doing, "ana@example.org", "admin", "a long enough password")
+    staff.change(doing, "ana@example.org", disabled=True)
+    staff.release(doing, "ana@example.org")
+    assert desk.sign_in().status_code == 403
+    staff.change(doing, "ana@example.org", disabled=False)
+    desk.provider.person["groups"] = []
+    assert desk.sign_in().status_code == 403
+    desk.provider.person["groups"] = ["desk"]
+    assert desk.sign_in().status_code == 200
+
+
+def test_a_password_makes_a_released_account_local_again(desk: Desk) -> None:
+    """A release is no dead end either."""
+    staff, doing = desk.rig.app.state.service.staff, Doing("operator:local", 1000.0)
+    desk.sign_in()
+    staff.release(doing, "ana@example.org")
+    staff.change(doing, "ana@example.org", password="another long password")
+    assert desk.sign_in().status_code == 403
+    given = {"name": "ana@example.org", "password": "another long password"}
+    assert desk.browser.post("/v1/session", json=given).status_code == 200
+    assert desk.me() == ("ana@example.org", "operator")
+
+
 def test_a_person_keeps_their_account_when_their_address_changes(desk: Desk) -> None:
     """It is theirs by the provider's id."""
     desk.sign_in()
