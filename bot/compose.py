@@ -68,16 +68,21 @@ class Backend:
 
 
 def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
-    """The models of the settings behind one engine; the causal one is loaded when first needed."""
+    """The models of the settings behind one engine; the causal one is loaded when first needed.
+
+    Only one thread of the server computes with helpers (`bot.policy.decoder.use_threads`): who writes, or where nothing can be
+    written, who chooses.
+    """
     import torch
 
     from bot.policy.causal import CausalPart
+    from bot.policy.decoder import use_threads
     from bot.policy.encoder import EncoderPart
     from bot.policy.model import PolicyModel
     from bot.policy.voice import WriterOptions
 
-    if settings.policy.threads:
-        torch.set_num_threads(settings.policy.threads)
+    threads = settings.policy.threads or torch.get_num_threads()
+    use_threads(1)
     encoder = EncoderPart(find_or_fetch("encoder", settings), reuse=settings.engine.reuse)
 
     def load_causal() -> CausalPart:
@@ -95,6 +100,7 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
         step_tokens=settings.engine.step_tokens,
         prefix_tokens=settings.engine.prefix_tokens,
         max_reply_tokens=settings.policy.max_reply_tokens,
+        num_threads=threads,
     )
     return Engine(
         model,
@@ -103,6 +109,7 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
         load_causal=load_causal if is_here else None,
         max_batch=settings.engine.max_batch,
         writing=writing,
+        act_threads=1 if is_here and causal is None else threads,
     )
 
 

@@ -37,6 +37,7 @@ from bot.errors import AdapterError, ModelError
 from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.decoder import use_threads
 from bot.policy.manifest import CanaryProbe
 from bot.policy.model import ActRow, PolicyModel, draw
 from bot.policy.scheduler import MicroBatcher
@@ -65,6 +66,7 @@ class Engine:
         load_causal: Callable[[], CausalPart] | None = None,
         max_batch: int = 32,
         writing: WriterOptions | None = None,
+        act_threads: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -76,7 +78,7 @@ class Engine:
         self._load_causal = load_causal
         self._writing = writing or WriterOptions()
         self._voice: Voice | None = None
-        self._encoder_thread = ThreadPoolExecutor(1, "encoder")
+        self._encoder_thread = ThreadPoolExecutor(1, "encoder", use_threads, (act_threads,))
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
         # Loading, merging and probing a version takes seconds of a core: those who are being written for go before it.

@@ -55,6 +55,8 @@ class WriterOptions:
     prefix_tokens: int = 8192
     """Prompt tokens kept for those who begin alike; 0: none."""
     max_reply_tokens: int = 512
+    num_threads: int = 0
+    """Torch threads of who writes; 0: torch's choice."""
 
 
 class Voice:
@@ -80,7 +82,13 @@ class Voice:
 
     def _writer_over(self, decoder: Decoder) -> Writer:
         options, words = self._options, self.causal.vocabulary
-        return Writer(words, decoder, step_tokens=options.step_tokens, max_prefix_tokens=options.prefix_tokens)
+        return Writer(
+            words,
+            decoder,
+            step_tokens=options.step_tokens,
+            max_prefix_tokens=options.prefix_tokens,
+            num_threads=options.num_threads,
+        )
 
     @property
     def _writer(self) -> Writer | None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE
-from bot.policy.decoder import Decoder, Piece
+from bot.policy.decoder import Decoder, Piece, use_threads
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache
@@ -72,9 +72,12 @@ class Writer:
         *,
         step_tokens: int = 128,
         max_prefix_tokens: int = 8192,
+        num_threads: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`num_threads`: torch's, of the thread that writes; 0 leaves torch's choice."""
         self._words = words
+        self._num_threads = num_threads
         self.decoder = decoder
         self._clock = clock
         self._scheduler = Scheduler(decoder.num_slots, step_tokens)
@@ -159,6 +162,7 @@ class Writer:
 
     # --- on the writer's thread -----------------------------------------------------------------------------------
     def _run(self) -> None:
+        use_threads(self._num_threads)
         try:
             self._serve()
         finally:

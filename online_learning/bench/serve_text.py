@@ -15,10 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import get_peft_model, set_peft_model_state_dict
@@ -28,7 +29,7 @@ from bot.conversation import State, Turn
 from bot.domain import Domain, load_domain
 from bot.policy.adapted import lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.decoder import Decoder, pick_dtype
+from bot.policy.decoder import Decoder, pick_dtype, use_threads
 from bot.policy.download import find_or_fetch
 from bot.policy.types import TextRequest
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS, Vocabulary
@@ -46,6 +47,7 @@ NOISE = 0.02
 """Standard deviation of the adapter's random weights."""
 TEMPERATURE = 0.7
 ADAPTER = "measured"
+T = TypeVar("T")
 
 
 class Endless:
@@ -72,13 +74,15 @@ def run_text(settings: Settings, *, repeats: int = 5, num_tokens: int = 64, vllm
     `known`: the same with prompts that were read before, by ours and by vLLM, which keep what they read. `vllm`: the
     interpreter of an environment with vLLM (`deploy/vllm-cpu.sh`).
     """
+    threads = torch.get_num_threads()
+    use_threads(1)
     causal, domain = CausalPart(find_or_fetch("causal", settings)), load_domain(settings.domain)
     prompts = prompts_of(domain, max(BATCHES))
     dtype = pick_dtype(settings.engine.dtype, causal.device)
-    writer, knowing = _writers(causal, dtype, num_tokens)
+    decoder, words = _decoder(causal, dtype, num_tokens), Endless(causal.vocabulary)
     runs: dict[str, Callable[[], float]] = {
-        f"{name} {batch}": partial(_ours, by, prompts[:batch], num_tokens)
-        for name, by in {"ours": writer, "known": knowing}.items()
+        f"{name} {batch}": partial(_ours, decoder, words, prompts[:batch], num_tokens, threads, knows=name == "known")
+        for name in ("ours", "known")
         for batch in BATCHES
     }
     for name, peer in {
@@ -86,7 +90,7 @@ def run_text(settings: Settings, *, repeats: int = 5, num_tokens: int = 64, vllm
         "base": _generator(settings, causal, dtype, adapted=False),
     }.items():
         for batch in BATCHES:
-            runs[f"generate_{name} {batch}"] = partial(peer, prompts[:batch], num_tokens)
+            runs[f"generate_{name} {batch}"] = partial(_apart, partial(peer, prompts[:batch], num_tokens), threads)
     # One request after the other has the rate of one request.
     runs["one_at_a_time 8"] = runs["generate_adapter 1"]
     found: dict[str, list[float]] = {name: [] for name in runs}
@@ -95,16 +99,14 @@ def run_text(settings: Settings, *, repeats: int = 5, num_tokens: int = 64, vllm
     for _ in tqdm(range(repeats), unit="repeat", file=sys.stderr, disable=None):
         for name, measure in runs.items():
             found[name].append(measure())
-    writer.close()
-    knowing.close()
     rates = {name: round(median(values), 1) for name, values in found.items()}
     ids, model = [causal.vocabulary.prompt_ids(prompt) for prompt, _ in prompts], find_or_fetch("causal", settings)
     vllm_found = _vllm(vllm, causal, ids, model, num_tokens=num_tokens, repeats=repeats)
-    return _report(rates, _limits(causal, dtype), dtype, vllm_found)
+    return _report(rates, _apart(partial(_limits, causal, dtype), threads), dtype, vllm_found, threads)
 
 
 def _report(
-    rates: dict[str, float], limits: dict[str, float], dtype: torch.dtype, vllm: dict[str, Any]
+    rates: dict[str, float], limits: dict[str, float], dtype: torch.dtype, vllm: dict[str, Any], threads: int
 ) -> dict[str, Any]:
     by_name: dict[str, dict[str, float]] = {}
     for name, rate in rates.items():
@@ -113,7 +115,7 @@ def _report(
     ours, known = by_name.pop("ours"), by_name.pop("known")
     return {
         "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "tokens_per_s": ours,
         "known": known,
         "peer": by_name | {"vllm": vllm},
@@ -144,8 +146,7 @@ def prompts_of(domain: Domain, count: int) -> list[tuple[str, str]]:
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
-def _writers(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> tuple[Writer, Writer]:
-    """One that reads every prompt anew, as `generate()` must, and one that keeps what it read."""
+def _decoder(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> Decoder:
     causal.model.create(ADAPTER, lora_config(RANK, 2 * RANK))
     generator = torch.Generator().manual_seed(0)
     weights = causal.model.weights(ADAPTER)
@@ -156,11 +157,40 @@ def _writers(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> tuple[W
         causal.model.base, dtype=dtype, num_slots=max(BATCHES), num_positions=MAX_PROMPT_TOKENS + num_tokens
     )
     decoder.add(ADAPTER, decoder.prepare(causal.model.factors(ADAPTER)))
-    words: Any = Endless(causal.vocabulary)
-    return Writer(words, decoder, max_prefix_tokens=0), Writer(words, decoder)
+    return decoder
 
 
-def _ours(writer: Writer, prompts: Sequence[tuple[str, str]], num_tokens: int) -> float:
+def _ours(
+    decoder: Decoder,
+    words: Any,
+    prompts: Sequence[tuple[str, str]],
+    num_tokens: int,
+    threads: int,
+    *,
+    knows: bool,
+) -> float:
+    """By a writer of this measurement alone, whose thread ends with it. `knows`: it read the prompts before, and keeps
+    what it read; else it reads every prompt anew, as `generate()` must."""
+    writer = Writer(words, decoder, max_prefix_tokens=8192 if knows else 0, num_threads=threads)
+    try:
+        rate = _write(writer, prompts, num_tokens)
+        return _write(writer, prompts, num_tokens) if knows else rate
+    finally:
+        writer.close()
+
+
+def _apart(measure: Callable[[], T], threads: int) -> T:
+    """In a thread that ends with it: OpenMP's helpers of the peers must not slow ours down, nor ours theirs."""
+
+    def run() -> T:
+        use_threads(threads)
+        return measure()
+
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(run).result()
+
+
+def _write(writer: Writer, prompts: Sequence[tuple[str, str]], num_tokens: int) -> float:
     async def one(number: int, prompt: str, source: str) -> int:
         request = TextRequest(prompt, (source,), number, num_tokens, TEMPERATURE, chat=str(number))
         pieces = [piece async for piece in writer.write(request, ADAPTER, ())]
