@@ -226,6 +226,17 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument("--sims", type=_number("sims", 1, 10**6), default=400, metavar="N", help="gate: draws a cell")
     _add_speed(bench)
     _add_serving(bench)
+    _add_learning(bench)
+    bench.add_argument("--version", metavar="V", help="robust: default is the one that serves")
+    bench.add_argument(
+        "--tiny",
+        action="store_true",
+        help="crash, swap, swap-service, text, latency, serve, idle: models of random weights",
+    )
+    _add_dataset(bench)
+
+
+def _add_learning(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn, style: questions it is judged by")
     bench.add_argument(
@@ -251,13 +262,6 @@ def _add_measuring(commands: Any) -> None:
     bench.add_argument(
         "--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn, style: repeat K times"
     )
-    bench.add_argument("--version", metavar="V", help="robust: default is the one that serves")
-    bench.add_argument(
-        "--tiny",
-        action="store_true",
-        help="crash, swap, swap-service, text, latency, serve, idle: models of random weights",
-    )
-    _add_dataset(bench)
 
 
 def _add_speed(bench: argparse.ArgumentParser) -> None:

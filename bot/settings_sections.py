@@ -26,7 +26,7 @@ class PolicySettings:
     stop: tuple[str, ...] = ()
     """Strings at which a generated reply ends; they are not shown."""
     threads: int = 0
-    """Torch threads of the server; 0 leaves torch's choice."""
+    """Torch threads of the one thread of the server that has several (`compose.build_engine`); 0 leaves torch's choice."""
 
 
 @dataclass(frozen=True, slots=True)
