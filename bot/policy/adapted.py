@@ -57,15 +57,6 @@ class Head:
     up: nn.Parameter
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """What LoRA adds to one linear map: scale * up @ down."""
-
-    down: Tensor
-    up: Tensor
-    scale: float
-
-
 class AdaptedModel:
     """A frozen base model with named LoRA adapters."""
 
@@ -141,18 +132,6 @@ class AdaptedModel:
         """The two factors of what an adapter adds to an Embedder's head; None where it does not."""
         found = {part: p for key, p in self.parameters(name).items() for part in (HEAD_DOWN, HEAD_UP) if part in key}
         return Head(found[HEAD_DOWN], found[HEAD_UP]) if len(found) == 2 else None
-
-    def factors(self, name: str) -> dict[str, Factors]:
-        """By the base model's module names, copied. Raises AdapterError where an adapter is more than a product."""
-        found: dict[str, Factors] = {}
-        for path, module in self._base.named_modules():
-            if isinstance(module, LoraLayer) and name in module.lora_A:
-                if name in module.lora_magnitude_vector:
-                    raise AdapterError(f"adapter {name}: expected plain LoRA for words, got DoRA")
-                halves: tuple[Any, Any] = module.lora_A[name], module.lora_B[name]
-                down, up = (half.weight.detach().float().clone() for half in halves)
-                found[path] = Factors(down, up, float(module.scaling[name]))
-        return found
 
     def num_loads(self, name: str) -> int:
         """How often weights were put under this name. Steps of an optimizer are not counted: what is being trained has no

@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bot.errors import AdapterError
-from bot.policy.adapted import BASE, Factors
+from bot.policy.adapted import BASE
+from bot.policy.factors import Factors
 
 ARCHITECTURES = ("llama", "mistral")
 """Of transformers' `model_type`: what this forward pass is equal to. Others go through transformers, one by one."""
@@ -147,6 +149,7 @@ class Decoder:
         }
         if odd := sorted(set(factors) - known):
             raise AdapterError(f"expected an adapter of the layers' linear maps, got one of {odd[0]}")
+        self._check_shapes(factors)
         if merged:
             return [{part: self._merged(i, part, factors) for part in PARTS} for i in range(self._num_layers)]
         base = self._versions[BASE]
@@ -170,6 +173,34 @@ class Decoder:
         other._allocate()  # noqa: SLF001
         return other
 
+    @torch.inference_mode()
+    def exact(self, factors: Mapping[str, Factors], version: str, *, num_positions: int) -> Decoder:
+        """The model's own weights, with the adapter beside them and nothing rounded or merged: what who trained it computed,
+        but for the order of sums. For probes; it holds no copy of a weight. Raises AdapterError, as `prepare` does."""
+        other = copy.copy(self)
+        other.dtype = torch.float32
+        other._embedding_V_W = self._source.get_input_embeddings().weight.detach().float()  # type: ignore[operator]  # noqa: SLF001
+        other._head = partial(F.linear, weight=self._source.get_output_embeddings().weight.detach().float())  # type: ignore[operator]  # noqa: SLF001
+        other.num_slots, other.num_positions = 1, min(_span(num_positions), self.num_positions)
+        other._cos_P_D, other._sin_P_D = other._rotary(self._source)  # noqa: SLF001
+        plain = [{part: self._unmerged(i, part) for part in PARTS} for i in range(self._num_layers)]
+        other._versions = {BASE: plain}  # noqa: SLF001
+        other._versions[version] = other.prepare(factors, merged=False)  # noqa: SLF001
+        other._allocate()  # noqa: SLF001
+        return other
+
+    def _unmerged(self, layer: int, part: str) -> Linear:
+        weights = [weight_O_I.float() for _, weight_O_I in self._modules(layer, part)]
+        return lambda x_N_I: torch.cat([F.linear(x_N_I, weight_O_I) for weight_O_I in weights], dim=-1)
+
+    def _check_shapes(self, factors: Mapping[str, Factors]) -> None:
+        for name, found in factors.items():
+            module = self._source.get_submodule(name)
+            expected = tuple(getattr(module, "base_layer", module).weight.shape)  # type: ignore[union-attr, arg-type]
+            got = found.up.shape[0], found.down.shape[1]
+            if got != expected:
+                raise AdapterError(f"{name}: expected an adapter of a map {list(expected)}, got one of {list(got)}")
+
     def _modules(self, layer: int, part: str) -> list[tuple[str, Tensor]]:
         names = [f"model.layers.{layer}.{name}" for name in PARTS[part]]
         modules = [self._source.get_submodule(name) for name in names]
@@ -181,19 +212,21 @@ class Decoder:
         weights = []
         for name, weight_O_I in self._modules(layer, part):
             found = factors.get(name)
-            weights.append(weight_O_I if found is None else weight_O_I.float() + found.scale * found.up @ found.down)
+            if found is not None:
+                up, down = found.up.to(self.device), found.down.to(self.device)
+                weight_O_I = weight_O_I.float() + found.scale * up @ down  # noqa: PLW2901 - its merged form
+            weights.append(weight_O_I)
         return _linear(torch.cat(weights), self.dtype)
 
     def _beside(self, base: Linear, layer: int, part: str, factors: Mapping[str, Factors]) -> Linear:
         downs, ups = [], []
         for name, weight_O_I in self._modules(layer, part):
-            found = factors.get(name) or Factors(
-                weight_O_I.new_zeros(0, weight_O_I.shape[1]), weight_O_I.new_zeros(weight_O_I.shape[0], 0), 0.0
-            )
+            outputs, inputs = weight_O_I.shape
+            found = factors.get(name) or Factors(torch.zeros(0, inputs), torch.zeros(outputs, 0), 0.0)
             downs.append(found.down)
             ups.append(found.scale * found.up)
-        up_O_R: Tensor = torch.block_diag(*ups).to(self.dtype)  # type: ignore[no-untyped-call]
-        down_R_I = torch.cat(downs).to(self.dtype)
+        up_O_R: Tensor = torch.block_diag(*ups).to(self.device, self.dtype)  # type: ignore[no-untyped-call]
+        down_R_I = torch.cat(downs).to(self.device, self.dtype)
         return lambda x_N_I: base(x_N_I) + F.linear(F.linear(x_N_I, down_R_I), up_O_R)
 
     # --- the cache ------------------------------------------------------------------------------------------------

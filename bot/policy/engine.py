@@ -67,6 +67,7 @@ class Engine:
         max_batch: int = 32,
         writing: WriterOptions | None = None,
         act_threads: int = 0,
+        read: Callable[[AdapterStore, str], VersionFiles] = read_version,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -74,6 +75,7 @@ class Engine:
         """Since when a new champion waits for older versions to leave."""
         self._model = model
         self._adapters = adapters
+        self._read = read
         self._temperature = temperature
         self._load_causal = load_causal
         self._writing = writing or WriterOptions()
@@ -82,7 +84,7 @@ class Engine:
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
         # Loading, merging and probing a version takes seconds of a core: those who are being written for go before it.
-        self._gentle_thread = ThreadPoolExecutor(1, "versions", initializer=_yield_to_others)
+        self._gentle_thread = ThreadPoolExecutor(1, "versions", _yield_to_others)
         self._choices = MicroBatcher(self._encoder_thread, self._choose_batch, max_batch=max_batch)
         self._embeddings = MicroBatcher(self._encoder_thread, self._embed_batch, max_batch=max_batch)
         self._loaded: dict[str, VersionFiles] = {}
@@ -324,7 +326,7 @@ class Engine:
         async with self._loading:
             if version in self._loaded:
                 return
-            files = await asyncio.to_thread(read_version, self._adapters, version)
+            files = await asyncio.to_thread(self._read, self._adapters, version)
             loop = asyncio.get_running_loop()
             try:
                 scores_acts = self._model.causal is not None
@@ -413,11 +415,13 @@ class Engine:
         causal = self._model.causal
         if causal is None and self._load_causal is None:
             raise ModelError("generated replies: expected a causal model, none is configured")
-        return Voice(causal if causal is not None or self._load_causal is None else self._load_causal(), self._writing)
+        loaded = causal if causal is not None or self._load_causal is None else self._load_causal()
+        return Voice(loaded, self._writing, scores_acts=causal is not None)
 
 
 def _yield_to_others() -> None:
-    """A lower priority for this thread alone, and for those it begins (Linux, where a thread has one of its own)."""
+    """A lower priority for this thread alone, and no helpers (Linux, where a thread has a priority of its own)."""
+    use_threads(1)
     if sys.platform == "linux":
         thread = threading.get_native_id()
         now = os.getpriority(os.PRIO_PROCESS, thread)

@@ -40,18 +40,22 @@ class PrefixCache(Generic[T]):
         self._ids = count()
         self.stats = PrefixStats()
 
+    @property
+    def keeps(self) -> bool:
+        """Whether there is room for any block."""
+        return self._max_blocks > 0
+
     def find(self, reader: str, tokens: Sequence[int]) -> list[T]:
         """The blocks at the beginning of `tokens` that are held, in order."""
         chain = self._chain(reader, tokens)
         for key in reversed(chain):  # The beginning is used by more prompts than the end: it is to stay longer.
             self._blocks.move_to_end(key)
-        num_reused = len(chain) * BLOCK_TOKENS
-        self.stats = replace(
-            self.stats,
-            num_reused=self.stats.num_reused + num_reused,
-            num_read=self.stats.num_read + len(tokens) - num_reused,
-        )
         return [self._blocks[key][1] for key in chain]
+
+    def count(self, *, num_reused: int = 0, num_read: int = 0) -> None:
+        """Add to what was reused and read: who asks knows what it took over."""
+        stats = self.stats
+        self.stats = replace(stats, num_reused=stats.num_reused + num_reused, num_read=stats.num_read + num_read)
 
     def keep(self, reader: str, tokens: Sequence[int], make: Callable[[int, int], T]) -> None:
         """Hold every whole block of `tokens`; `make(start, end)` gives those that are not held yet."""
@@ -90,3 +94,24 @@ class PrefixCache(Generic[T]):
         for _ in range(num_evicted):
             self._blocks.popitem(last=False)
         self.stats = replace(self.stats, num_blocks=len(self._blocks), num_evicted=self.stats.num_evicted + num_evicted)
+
+
+def block_keys(reader: str, tokens: Sequence[int]) -> tuple[int, ...]:
+    """A number for each whole block of `tokens`: equal where reader, block and all before it are equal (and, once in 2**60
+    or so, by accident)."""
+    keys, key = [], hash(reader)
+    for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        key = hash((key, tuple(tokens[start : start + BLOCK_TOKENS])))
+        keys.append(key)
+    return tuple(keys)
+
+
+def followers(todo: Sequence[Sequence[int]]) -> set[int]:
+    """By their blocks that are still to be read, in the order of who reads: the places of those that had better wait, since
+    one before them reads the same next block."""
+    claimed, waiting = set[int](), set[int]()
+    for place, keys in enumerate(todo):
+        if keys and keys[0] in claimed:
+            waiting.add(place)
+        claimed.update(keys)
+    return waiting

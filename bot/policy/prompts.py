@@ -42,6 +42,7 @@ class ReadPrompts:
         blocks = self._blocks.find(reader, ids)
         known = _joined(blocks)
         start = BLOCK_TOKENS * len(blocks)
+        self._blocks.count(num_reused=start, num_read=len(ids) - start)
         if start == len(ids):
             return known
         read = self._go_on(adapter, ids[start:], known)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -155,13 +155,14 @@ class Scheduler:
             admitted.append(job)
         return admitted
 
-    def plan(self) -> tuple[list[Job], list[Reading]]:
-        """Jobs that go on by one token, and pieces of prompts; counts the pieces as read."""
+    def plan(self, later: Collection[Job] = ()) -> tuple[list[Job], list[Reading]]:
+        """Jobs that go on by one token, and pieces of prompts but for those that had better read `later`; counts the
+        pieces as read."""
         writing = [job for job in self._running if job.is_writing]
         left = max(self._step_tokens - len(writing), self._step_tokens // 4, 1) if writing else self._idle_tokens
         reading = []
         for job in self._running:
-            size = min(left, job.num_prompt - job.num_read)
+            size = 0 if job in later else min(left, job.num_prompt - job.num_read)
             if size > 0:
                 reading.append(Reading(job, job.num_read, job.num_read + size))
                 job.num_read += size

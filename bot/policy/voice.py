@@ -1,8 +1,10 @@
 """The causal part of an engine: one language model, the versions hung into it, and what writes with them.
 
-A version is loaded into PEFT's model, where its probes must hold to 1e-3 nats; then its layers are prepared for the
-decoder, and there the probes must hold again, to what the decoder's arithmetic may change. All of that happens beside
-the thread that writes: no stream waits for a version.
+A version's probes must hold to 1e-3 nats over the model's own weights; then its layers are prepared for the decoder, and
+there they must hold again, to what the decoder's arithmetic may change. All of that happens beside the thread that writes,
+and in few large products: PEFT would build two hundred modules in Python meanwhile, and the interpreter's lock make every
+stream wait for it. A version is hung into PEFT's model only where that scores acts, or has to write (a model that the
+decoder does not know).
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import torch
+from peft import LoraConfig
 from torch import Tensor
 
 from bot.conversation import TEXT_ROUNDING
@@ -23,6 +26,7 @@ from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Layers, Piece, is_supported, pick_dtype
 from bot.policy.endings import last_place
+from bot.policy.factors import Factors, read_factors
 from bot.policy.manifest import TextProbe
 from bot.policy.tally import Tally
 from bot.policy.types import TextDelta, TextRequest, WriterStats
@@ -32,6 +36,7 @@ from bot.policy.writer import Writer
 
 log = logging.getLogger(__name__)
 
+CANARY = "log-probabilities of the canary's words"
 PROBE_TOLERANCE = 1e-3
 """Largest difference of a canary's log-probability, nats: ten times what batching and threads change, far below one update."""
 NEVER = -20.0
@@ -63,12 +68,15 @@ class Voice:
     """`hang_in` and `drop_version` run in the engine's thread for versions, the constructor in its causal one, the rest in
     the event loop."""
 
-    def __init__(self, causal: CausalPart, options: WriterOptions) -> None:
+    def __init__(self, causal: CausalPart, options: WriterOptions, *, scores_acts: bool = False) -> None:
+        """`scores_acts`: versions are hung into the causal model too."""
         self.causal = causal
         self._options = options
         self._held: Writer | None = None
         self._reviving = threading.Lock()
         self._merged: set[str] = set()
+        self._invocations: dict[str, tuple[int, ...]] = {}
+        """Version of the decoder -> the tokens at whose last occurrence it begins to read."""
         if is_supported(causal.model.base.config):
             decoder = Decoder(
                 causal.model.base,
@@ -79,6 +87,7 @@ class Voice:
             self._held = self._writer_over(decoder)
         else:
             log.info("%s: replies are written one token of one reply at a time", causal.name)
+        self._needs_modules = scores_acts or self._held is None
 
     def _writer_over(self, decoder: Decoder) -> Writer:
         options, words = self._options, self.causal.vocabulary
@@ -154,33 +163,43 @@ class Voice:
     def hang_in(self, version: str, files: VersionFiles) -> str:
         """Load and probe, unless it is there; returns the adapter that writes for the version (BASE: none). What does not
         hold is not left behind. Raises AdapterError."""
-        causal = self.causal
         if files.causal is None or files.causal_config is None:
             return BASE
-        if version in causal.model.names and (self._held is None or version in self._held.decoder.versions):
+        if self._holds(version):
             return version
         got = files.manifest.base_models.get("causal")
-        if str(got).partition(":")[2] != causal.name.partition(":")[2]:
-            raise AdapterError(f"{version}: expected a causal adapter of {causal.name}, got one of {got}")
+        if str(got).partition(":")[2] != self.causal.name.partition(":")[2]:
+            raise AdapterError(f"{version}: expected a causal adapter of {self.causal.name}, got one of {got}")
+        if not files.manifest.text_probes:
+            raise AdapterError(f"{version}: expected text probes of its causal adapter in the manifest, got none")
         self.drop_version(version)
-        causal.model.load(version, files.causal_config, files.causal)
         try:
-            _probe_text(causal, version, files.manifest.text_probes)
-            self._give_to_decoder(version, files.manifest.text_probes)
+            if self._needs_modules:
+                self.causal.model.load(version, files.causal_config, files.causal)
+                _probe_modules(self.causal, version, files.manifest.text_probes)
+            if self._held is not None:
+                self._give_to_decoder(self._held.decoder, version, files.causal_config, files)
         except AdapterError:
             self.drop_version(version)
             raise
         return version
 
-    def _give_to_decoder(self, version: str, probes: Sequence[TextProbe]) -> None:
-        if self._held is None:
-            return
-        decoder, merged = self._held.decoder, len(self._merged) < MAX_MERGED
-        layers = decoder.prepare(self.causal.model.factors(version), merged=merged)
-        for probe in probes:
-            _probe_decoder(self.causal, decoder, version, layers, probe)
+    def _holds(self, version: str) -> bool:
+        in_modules = version in self.causal.model.names or not self._needs_modules
+        return in_modules and (self._held is None or version in self._held.decoder.versions)
+
+    def _give_to_decoder(self, decoder: Decoder, version: str, config: LoraConfig, files: VersionFiles) -> None:
+        factors, invocation = read_factors(config, files.causal or {}), tuple(config.alora_invocation_tokens or ())
+        merged = len(self._merged) < MAX_MERGED
+        tried = _Tried(self.causal, version, invocation)
+        for probe in files.manifest.text_probes if not self._needs_modules else ():
+            tried.exactly(decoder, factors, probe)
+        layers = decoder.prepare(factors, merged=merged)
+        for probe in files.manifest.text_probes:
+            tried.as_written(decoder, layers, probe)
         if merged:
             self._merged.add(version)
+        self._invocations[version] = invocation
         decoder.add(version, layers)
 
     def drop_version(self, version: str) -> None:
@@ -191,14 +210,14 @@ class Voice:
         if self._held is not None:
             self._held.drop(version)
             self._merged.discard(version)
+            self._invocations.pop(version, None)
 
     # --- words ----------------------------------------------------------------------------------------------------
     async def write(self, request: TextRequest, adapter: str, thread: Executor) -> AsyncGenerator[TextDelta, None]:
         """Stream a reply; `thread` is the causal one, which writes where the decoder does not know the model."""
         writer = self._writer
         if writer is not None:
-            invocation = () if adapter == BASE else self.causal.model.invocation(adapter)
-            pieces = writer.write(request, adapter, invocation)
+            pieces = writer.write(request, adapter, self._invocations.get(adapter, ()))
             try:
                 async for piece in pieces:
                     yield piece
@@ -211,31 +230,57 @@ class Voice:
 
 
 @torch.no_grad()
-def _probe_text(causal: CausalPart, version: str, probes: Sequence[TextProbe]) -> None:
+def _probe_modules(causal: CausalPart, version: str, probes: Sequence[TextProbe]) -> None:
     """Invariant 3 for words: the adapter writes as it did in the learner, and the base model beside it as before."""
-    if not probes:
-        raise AdapterError(f"{version}: expected text probes of its causal adapter in the manifest, got none")
     for probe in probes:
         with causal.remembering(len(probe.reply.prompt_ids)):
             for adapter, logprobs in ((version, probe.reply.logprobs), (BASE, probe.base_logprobs)):
                 got_T = causal.token_logprobs([probe.reply], [adapter])[0][0].cpu()
-                compare(got_T, torch.tensor(logprobs), f"{version}: log-probabilities of the canary's words")
+                compare(got_T, torch.tensor(logprobs), f"{version}: {CANARY}")
 
 
-@torch.inference_mode()
-def _probe_decoder(causal: CausalPart, decoder: Decoder, version: str, layers: Layers, probe: TextProbe) -> None:
-    """The same of what will write, with a cache of its own."""
-    reply = probe.reply
-    length = len(reply.prompt_ids) + len(reply.token_ids)
-    begin = last_place(reply.prompt_ids, causal.model.invocation(version))
-    beside = decoder.beside(layers, version, num_positions=length)
-    tokens = (*reply.prompt_ids[begin:], *reply.token_ids[:-1])
-    pieces = [Piece(0, 0, reply.prompt_ids[:begin], BASE, 0)] if begin else []
-    logits_T_V = beside.run([*pieces, Piece(0, begin, tokens, version, len(reply.token_ids))])
-    got_T = causal.logprobs_of(reply, logits_T_V).cpu()
-    tolerance = max(PROBE_TOLERANCE, TEXT_ROUNDING[str(decoder.dtype).removeprefix("torch.")])
-    what = f"{version}: log-probabilities of the canary's words, as the decoder reads them,"
-    compare(got_T, torch.tensor(reply.logprobs), what, tolerance)
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """The same, of a version that the decoder will write with; each time with a cache of its own."""
+
+    causal: CausalPart
+    version: str
+    invocation: tuple[int, ...]
+
+    def exactly(self, decoder: Decoder, factors: Mapping[str, Factors], probe: TextProbe) -> None:
+        """Over the model's own weights."""
+        exact = decoder.exact(factors, self.version, num_positions=_length(probe))
+        self._compare(exact, self.version, probe, probe.reply.logprobs, CANARY, PROBE_TOLERANCE)
+        self._compare(exact, BASE, probe, probe.base_logprobs, CANARY, PROBE_TOLERANCE)
+
+    def as_written(self, decoder: Decoder, layers: Layers, probe: TextProbe) -> None:
+        """With the weights and the arithmetic that will write."""
+        tolerance = max(PROBE_TOLERANCE, TEXT_ROUNDING[str(decoder.dtype).removeprefix("torch.")])
+        beside = decoder.beside(layers, self.version, num_positions=_length(probe))
+        what = f"{CANARY}, as the decoder reads them,"
+        self._compare(beside, self.version, probe, probe.reply.logprobs, what, tolerance)
+
+    def _compare(
+        self,
+        decoder: Decoder,
+        reader: str,
+        probe: TextProbe,
+        logprobs: Sequence[float],
+        what: str,
+        tolerance: float,
+    ) -> None:
+        reply = probe.reply
+        begin = last_place(reply.prompt_ids, self.invocation)
+        tokens = (*reply.prompt_ids[begin:], *reply.token_ids[:-1])
+        pieces = [Piece(0, 0, reply.prompt_ids[:begin], BASE, 0)] if begin else []
+        with torch.inference_mode():
+            logits_T_V = decoder.run([*pieces, Piece(0, begin, tokens, reader, len(reply.token_ids))])
+            got_T = self.causal.logprobs_of(reply, logits_T_V).cpu()
+        compare(got_T, torch.tensor(logprobs), f"{self.version}: {what}", tolerance)
+
+
+def _length(probe: TextProbe) -> int:
+    return len(probe.reply.prompt_ids) + len(probe.reply.token_ids)
 
 
 def compare(got: Tensor, expected: Tensor, what: str, tolerance: float = PROBE_TOLERANCE) -> None:

@@ -29,7 +29,7 @@ from bot.policy.adapted import BASE
 from bot.policy.decoder import Decoder, Piece, use_threads
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
-from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache
+from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache, block_keys, followers
 from bot.policy.sampling import NOTHING_TO_DRAW, draw
 from bot.policy.scheduler import Job, Reading, Scheduler
 from bot.policy.tally import SECONDS, SIZES, Tally
@@ -56,6 +56,8 @@ class _Reply:
     emit: Callable[[TextDelta | Exception], None]
     asked_at: float
     """By the writer's clock, seconds."""
+    block_keys: tuple[int, ...] = ()
+    """Of the blocks that others may share."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -226,7 +228,9 @@ class Writer:
         job.num_prompt = len(prompt_ids)
         job.deadline_at = None if request.deadline_s is None else self._clock() + request.deadline_s
         begin = 0 if version == BASE else last_place(prompt_ids, invocation)
-        self._replies[job] = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit, self._clock())
+        reply = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit, self._clock())
+        reply.block_keys = block_keys(*self._shared(reply))
+        self._replies[job] = reply
         self._scheduler.add(job)
 
     def _cancel(self, job: Job) -> None:
@@ -238,8 +242,8 @@ class Writer:
         for job in self._scheduler.expired(started):
             self._expire(self._replies[job])
         for job in self._scheduler.admit():
-            self._recall(self._replies[job])
-        writing, reading = self._scheduler.plan()
+            self._admit(self._replies[job])
+        writing, reading = self._scheduler.plan(self._followers())
         pieces = [self._next_piece(self._replies[job]) for job in writing]
         pieces += [piece for part in reading for piece in self._prompt_pieces(part)]
         if pieces:
@@ -275,20 +279,36 @@ class Writer:
         end = reply.begin or len(reply.prompt_ids)
         return (BASE if reply.begin else reply.version), reply.prompt_ids[: min(end, len(reply.prompt_ids) - 1)]
 
-    def _recall(self, reply: _Reply) -> None:
-        """Put what was read of this prompt before into the slot."""
+    def _admit(self, reply: _Reply) -> None:
         self._stats = replace(self._stats, num_replies=self._stats.num_replies + 1)
         self.queue_s.add(self._clock() - reply.asked_at)
-        for kept in self._prefixes.find(*self._shared(reply)):
+
+    def _recall(self, reply: _Reply) -> None:
+        """Put what was read of this prompt by others, and goes on where its own reading ends, into the slot."""
+        if reply.job.num_read % BLOCK_TOKENS:
+            return
+        found = self._prefixes.find(*self._shared(reply))[reply.job.num_read // BLOCK_TOKENS :]
+        for kept in found:
             self.decoder.write(_slot(reply), reply.job.num_read, kept)
             reply.job.num_read += BLOCK_TOKENS
+        self._prefixes.count(num_reused=len(found) * BLOCK_TOKENS)
+
+    def _followers(self) -> list[Job]:
+        """Many who ask at once begin alike (persona, rules): one of them reads that, the others take it over."""
+        beginning = [self._replies[job] for job in self._scheduler.running if not job.is_writing]
+        if not self._prefixes.keeps:
+            return []
+        for reply in beginning:
+            self._recall(reply)
+        todo = [reply.block_keys[reply.job.num_read // BLOCK_TOKENS :] for reply in beginning]
+        return [beginning[place].job for place in followers(todo)]
 
     def _remember(self, part: Reading) -> None:
-        """Keep the beginning of a prompt that was read to its end."""
-        if part.job.is_writing:
-            reply = self._replies[part.job]
-            slot = _slot(reply)
-            self._prefixes.keep(*self._shared(reply), lambda start, end: self.decoder.read(slot, start, end))
+        """Keep what was read of the beginning of a prompt."""
+        reply = self._replies[part.job]
+        slot, (reader, tokens) = _slot(reply), self._shared(reply)
+        self._prefixes.count(num_read=part.end - part.start)
+        self._prefixes.keep(reader, tokens[: part.end], lambda start, end: self.decoder.read(slot, start, end))
 
     def _prompt_pieces(self, part: Reading) -> list[Piece]:
         """By the base model up to where the version begins to read, then by the version."""

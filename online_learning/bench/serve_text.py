@@ -31,6 +31,7 @@ from bot.policy.adapted import lora_config
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, pick_dtype, use_threads
 from bot.policy.download import find_or_fetch
+from bot.policy.factors import read_factors
 from bot.policy.types import TextRequest
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS, Vocabulary
 from bot.policy.weights import write_part
@@ -156,7 +157,7 @@ def _decoder(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> Decoder
     decoder = Decoder(
         causal.model.base, dtype=dtype, num_slots=max(BATCHES), num_positions=MAX_PROMPT_TOKENS + num_tokens
     )
-    decoder.add(ADAPTER, decoder.prepare(causal.model.factors(ADAPTER)))
+    decoder.add(ADAPTER, decoder.prepare(read_factors(causal.model.config(ADAPTER), causal.model.weights(ADAPTER))))
     return decoder
 
 
@@ -169,9 +170,9 @@ def _ours(
     *,
     knows: bool,
 ) -> float:
-    """By a writer of this measurement alone, whose thread ends with it. `knows`: it read the prompts before, and keeps
-    what it read; else it reads every prompt anew, as `generate()` must."""
-    writer = Writer(words, decoder, max_prefix_tokens=8192 if knows else 0, num_threads=threads)
+    """By a writer of this measurement alone, whose thread ends with it. `knows`: it read the prompts before; else it has
+    read nothing yet, and only what these prompts begin with in common is read once."""
+    writer = Writer(words, decoder, num_threads=threads)
     try:
         rate = _write(writer, prompts, num_tokens)
         return _write(writer, prompts, num_tokens) if knows else rate

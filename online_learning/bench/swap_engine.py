@@ -15,23 +15,20 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from bot.compose import build_engine
 from bot.conversation import BASE_VERSION, Generated
 from bot.domain import Domain, load_domain
 from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
-from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
-from bot.policy.encoder import EncoderPart
 from bot.policy.engine import Engine
-from bot.policy.model import PolicyModel
 from bot.policy.types import Lease, TextRequest
-from bot.policy.voice import WriterOptions
 from bot.settings import Settings
 from online_learning.bench.product import percentiles, throw_away
 from online_learning.bench.serve_text import prompts_of
@@ -101,13 +98,8 @@ async def _measure(
     num_swaps: int,
     num_streams: int,
 ) -> dict[str, Any]:
-    engine = Engine(
-        PolicyModel(EncoderPart(Path(find_or_fetch("encoder", settings)))),
-        adapters,
-        temperature=settings.policy.temperature,
-        load_causal=lambda: CausalPart(find_or_fetch("causal", settings)),
-        writing=WriterOptions(dtype=settings.engine.dtype, num_slots=num_streams, max_reply_tokens=NUM_TOKENS),
-    )
+    find_or_fetch("causal", settings)
+    engine = build_engine(_with_places(settings, num_streams), adapters)
     requests = [
         TextRequest(prompt, (source,), number, NUM_TOKENS, chat=str(number))
         for number, (prompt, source) in enumerate(prompts_of(domain, NUM_REQUESTS))
@@ -173,6 +165,15 @@ def _waits(
         f"{kind}_ms_at_swap": at_swap,
         added: round(float(at_swap["p99"] or 0) - float(quiet["p99"] or 0), 2) if both else None,
     }
+
+
+def _with_places(settings: Settings, num_streams: int) -> Settings:
+    """All streams are written at once."""
+    return replace(
+        settings,
+        engine=replace(settings.engine, replies_at_once=num_streams),
+        policy=replace(settings.policy, max_reply_tokens=NUM_TOKENS),
+    )
 
 
 async def _written(engine: Engine, version: str, requests: Sequence[TextRequest]) -> list[Generated]:

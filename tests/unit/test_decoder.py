@@ -8,9 +8,10 @@ from torch import Tensor
 
 from bot.conversation import TEXT_ROUNDING
 from bot.errors import AdapterError
-from bot.policy.adapted import BASE, Factors, lora_config
+from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Piece, is_supported, pick_dtype
+from bot.policy.factors import Factors, read_factors
 from tests.tiny_models import load_tiny_causal, random_adapter
 
 TEXTS = {
@@ -37,8 +38,8 @@ def decoder(causal: CausalPart) -> Decoder:
 def decoder_of(causal: CausalPart, dtype: torch.dtype = torch.float32) -> Decoder:
     """The first version merged, the second beside the base model."""
     built = Decoder(causal.model.base, dtype=dtype, num_slots=4, num_positions=200)
-    built.add("first", built.prepare(causal.model.factors("first")))
-    built.add("second", built.prepare(causal.model.factors("second"), merged=False))
+    built.add("first", built.prepare(read_factors(causal.model.config("first"), causal.model.weights("first"))))
+    built.add("second", built.prepare(read_factors(causal.model.config("second"), causal.model.weights("second")), merged=False))
     return built
 
 
@@ -70,7 +71,7 @@ def test_versions_in_one_pass_are_each_what_they_are_alone(causal: CausalPart, d
 
 def test_merged_and_beside_are_one_policy(causal: CausalPart, decoder: Decoder) -> None:
     """Invariant 1 for whatever copy serves: 1e-4 in fp32."""
-    decoder.add("merged", decoder.prepare(causal.model.factors("second")))
+    decoder.add("merged", decoder.prepare(read_factors(causal.model.config("second"), causal.model.weights("second"))))
     beside, merged = (decoder.run([Piece(0, 0, TEXTS["second"], name, 70)]) for name in ("second", "merged"))
     assert close(beside.log_softmax(-1), merged.log_softmax(-1))
 
@@ -108,7 +109,7 @@ def test_in_bfloat16_numbers_are_within_what_rounding_is_said_to_change(causal: 
 def test_a_version_is_tried_out_beside_those_that_run(causal: CausalPart, decoder: Decoder) -> None:
     """With the same weights and a cache of its own."""
     decoder.run([Piece(0, 0, TEXTS["first"][:-1], "first", 0)])
-    layers = decoder.prepare(causal.model.factors("second"))
+    layers = decoder.prepare(read_factors(causal.model.config("second"), causal.model.weights("second")))
     beside = decoder.beside(layers, "tried", num_positions=80)
     assert close(beside.run([Piece(0, 0, TEXTS["second"], "tried", 1)])[0], reference(causal, "second")[-1])
     assert decoder.versions == {BASE, "first", "second"}

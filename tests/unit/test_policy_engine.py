@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
 
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.errors import AdapterError, ModelError, NotFound
 from bot.feedback.store import Store
-from bot.policy.adapted import BASE, AdaptedModel
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.encoder import EncoderPart
@@ -28,6 +27,7 @@ from bot.policy.engine import Engine
 from bot.policy.manifest import CanaryProbe, TextProbe
 from bot.policy.model import PolicyModel
 from bot.policy.types import ActRequest, Lease, TextRequest
+from bot.policy.weights import VersionFiles, read_version
 from bot.rollout import Rollout
 from bot.settings import RolloutSettings
 from tests.service_rig import Clock
@@ -51,6 +51,20 @@ LEGAL = (
 WRITE = TextRequest('[["system", "Help."], ["user", "hello"]]', ("In 5 days.",), seed=7, max_tokens=16)
 
 
+Weights = dict[str, torch.Tensor]
+
+
+class Misloaded(dict[str, torch.Tensor]):
+    """Weights to which something happens on their way from the file into the model, at the moment when they are used."""
+
+    def __init__(self, weights: Weights, spoil: Callable[[Weights], Weights]) -> None:
+        super().__init__(weights)
+        self._spoil = spoil
+
+    def items(self) -> Any:
+        return self._spoil(dict(self)).items()
+
+
 class Rig:
     """An engine over tiny models, and the folder its versions lie in."""
 
@@ -58,14 +72,24 @@ class Rig:
         self.model = tiny_policy(tmp_path, scores_text=scores_text)
         self.writer = self.model.causal or load_tiny_causal(tmp_path)
         self.adapters = AdapterStore(tmp_path / "adapters", SECRET)
+        self.spoil: dict[str, Callable[[Weights], Weights]] = {}
+        """Version -> what happens to the causal weights that are read for it."""
         self.engine = self.another_engine()
 
     def another_engine(self, **overrides: Any) -> Engine:
         fields: dict[str, Any] = {
             "temperature": TEMPERATURE,
             "load_causal": lambda: self.writer,
+            "read": self.read,
         }
         return Engine(self.model, self.adapters, **fields | overrides)
+
+    def read(self, adapters: AdapterStore, version: str) -> VersionFiles:
+        files = read_version(adapters, version)
+        if files.causal is None:
+            return files
+        spoil = lambda weights: self.spoil.get(version, dict)(weights)  # noqa: E731 - looked up when it is used
+        return replace(files, causal=Misloaded(files.causal, spoil))
 
     def publish(self, seed: int, **overrides: Any) -> str:
         return publish_version(self.adapters, self.model, seed, writer=self.writer, **overrides)
@@ -413,27 +437,6 @@ async def test_a_start_falls_back_to_the_newest_earlier_version_that_can_be_trus
 
 # --- invariant 3, the causal part -------------------------------------------------------------------------------------
 
-Weights = dict[str, torch.Tensor]
-
-
-class Misloading:
-    """An AdaptedModel that does something to the weights of one adapter while it loads them."""
-
-    def __init__(self, real: AdaptedModel, spoiled: str, spoil: Callable[[Weights], Weights]) -> None:
-        self.real = real
-        self.spoiled = spoiled
-        self.spoil = spoil
-
-    def load(self, name: str, config: LoraConfig, tensors: Weights) -> None:
-        self.real.load(name, config, self.spoil(tensors) if name == self.spoiled else tensors)
-
-    def __call__(self, adapters: Sequence[str], **inputs: Any) -> Any:
-        return self.real(adapters, **inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-
 def nudged(tensors: Weights) -> Weights:
     """One matrix of all is a tenth larger."""
     last = max(name for name in tensors if "lora_B" in name)
@@ -449,7 +452,7 @@ MISLOADED: dict[str, Callable[[Weights], Weights]] = {
 
 
 def misload(rig: Rig, version: str, spoil: Callable[[Weights], Weights]) -> None:
-    rig.writer.model = Misloading(rig.writer.model, version, spoil)  # type: ignore[assignment]
+    rig.spoil[version] = spoil
 
 
 @pytest.mark.parametrize("fault", MISLOADED)
@@ -496,7 +499,6 @@ async def test_a_damaged_candidate_is_loaded_once_and_withdrawn_while_the_champi
         return nudged(tensors)
 
     misload(rig, candidate, spoil)
-    model = rig.writer.model
     rig.adapters.set_canary(candidate, 1.0, "test", "test")
     with Store(tmp_path / "rejoinder.db") as store:
         rollout = Rollout(rig.engine, rig.adapters, store, RolloutSettings(), b"k" * 32)
@@ -511,7 +513,7 @@ async def test_a_damaged_candidate_is_loaded_once_and_withdrawn_while_the_champi
         assert "canary's words" in rig.adapters.history()[-1]["reason"]
         assert sum("writes nothing" in record.getMessage() for record in caplog.records) == 1
 
-        model.spoiled = "nobody"  # type: ignore[attr-defined]
+        del rig.spoil[candidate]
         rig.adapters.set_canary(candidate, 1.0, "the file was put back", "test")
         await rollout.step()
         assert (await write_under(rig.engine, rollout.version_for("c1"))).token_ids
@@ -533,7 +535,6 @@ async def test_once_words_are_written_a_wrongly_loaded_adapter_never_serves(
     assert_same(await write_under(rig.engine), reference)
     assert sum("canary's words" in record.getMessage() for record in caplog.records) == 1
     misload(rig, "v000002", lambda tensors: tensors)
-    rig.writer.model.real.spoiled = "nobody"  # type: ignore[attr-defined]
     await rig.promote("v000002")
     assert rig.engine.champion == "v000002"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from bot.errors import ModelError
 from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Piece
+from bot.policy.factors import read_factors
 from bot.policy.prefixes import BLOCK_TOKENS
 from bot.policy.types import TextRequest
 from bot.policy.writer import Writer
@@ -40,6 +42,7 @@ class Gated(Decoder):
     """A decoder whose passes wait while `gate` is empty, take time by a made-up clock, and can fail."""
 
     failure: BaseException | None = None
+    begun: threading.Event
     spoiled_slot: int | None = None
     """Whose logits are NaN, once, when its second token is wanted."""
     largest = 0
@@ -47,6 +50,7 @@ class Gated(Decoder):
     pass_s = 0.0
 
     def run(self, pieces: Sequence[Piece]) -> Tensor:
+        self.begun.set()
         assert self.gate.acquire(timeout=60)
         self.now += self.pass_s
         self.largest = max(self.largest, len({piece.slot for piece in pieces}))
@@ -67,8 +71,9 @@ class Rig:
         self.causal = causal
         self.decoder = Gated(causal.model.base, dtype=torch.float32, num_slots=num_slots, num_positions=512)
         self.decoder.gate = threading.Semaphore(1_000_000)  # type: ignore[attr-defined]
-        self.decoder.add(ACTIVATED, self.decoder.prepare(causal.model.factors(ACTIVATED)))
-        self.decoder.add(PLAIN, self.decoder.prepare(causal.model.factors(PLAIN), merged=False))
+        self.decoder.begun = threading.Event()
+        self.decoder.add(ACTIVATED, self.decoder.prepare(read_factors(causal.model.config(ACTIVATED), causal.model.weights(ACTIVATED))))
+        self.decoder.add(PLAIN, self.decoder.prepare(read_factors(causal.model.config(PLAIN), causal.model.weights(PLAIN)), merged=False))
         self.writer = Writer(
             causal.vocabulary, self.decoder, max_prefix_tokens=prefix_tokens, clock=lambda: self.decoder.now
         )
@@ -152,6 +157,30 @@ async def test_the_base_models_reading_serves_every_activated_version_and_no_pla
         reused.append(rig.writer.stats.num_prefix_reused)
     assert reused[0] == reused[1] == 0
     assert reused[2] >= BLOCK_TOKENS
+
+
+@pytest.mark.parametrize("prefix_tokens", [4096, 0])
+async def test_what_many_begin_with_who_ask_at_once_is_read_once(causal: CausalPart, prefix_tokens: int) -> None:
+    """Three prompts of the same beginning wait for one step: the first reads it, the others take it over and read what is
+    their own. The control keeps nothing: each reads all of its own. Words are the same both ways."""
+    rig = Rig(causal, prefix_tokens=prefix_tokens)
+    rig.decoder.gate = threading.Semaphore(0)  # type: ignore[attr-defined]
+    other = ask(5, prompt=json.dumps([["system", "Another text."], ["user", "hello"]]))
+    alike = [ask(number, prompt=json.dumps([["system", 3 * SYSTEM], ["user", f"card {number}?"]])) for number in range(3)]
+    tasks = [asyncio.create_task(rig.write(other))]
+    assert await asyncio.to_thread(rig.decoder.begun.wait, 60)
+    tasks += [asyncio.create_task(rig.write(request)) for request in alike]
+    await asyncio.sleep(0)
+    rig.decoder.gate.release(1_000)  # type: ignore[attr-defined]
+    for request, ours in zip([other, *alike], await asyncio.gather(*tasks), strict=True):
+        assert_same(ours, rig.alone(request))
+    prompts = [causal.prompt_ids(request.prompt) for request in (other, *alike)]
+    shared = len(os.path.commonprefix(prompts[1:])) // BLOCK_TOKENS * BLOCK_TOKENS
+    assert shared >= 2 * BLOCK_TOKENS
+    spared = 2 * shared if prefix_tokens else 0
+    stats = rig.writer.stats
+    assert (stats.num_prefix_reused, stats.num_prefix_read) == (spared, sum(map(len, prompts)) - spared)
+    rig.writer.close()
 
 
 async def test_keys_without_the_version_would_be_wrong(rig: Rig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache
+from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache, block_keys, followers
 
 TEXT = tuple(range(3 * BLOCK_TOKENS + 5))
 """Three whole blocks and a piece."""
@@ -58,13 +58,19 @@ def test_the_least_used_goes_first_and_the_end_before_the_beginning() -> None:
     assert (cache.stats.num_evicted, cache.stats.num_blocks) == (1, 4)
 
 
-def test_tokens_read_and_reused_are_counted() -> None:
-    """101 tokens twice: nothing, then 96 of them."""
-    cache = cache_of()
-    cache.find("v1", TEXT)
-    cache.keep("v1", TEXT, span)
-    cache.find("v1", TEXT)
-    assert (cache.stats.num_reused, cache.stats.num_read) == (96, 101 + 5)
+def test_of_those_who_begin_alike_one_reads_and_the_others_wait() -> None:
+    """The second begins as the first, the third parts from both in its second block, the fourth has nothing left that it
+    could share. The control: another version reads for itself."""
+    first, third = block_keys("v1", TEXT), block_keys("v1", (*TEXT[:BLOCK_TOKENS], *TEXT))
+    assert [len(first), first[0], first == block_keys("v1", TEXT)] == [3, third[0], True]
+    assert followers([first, first, third, ()]) == {1, 2}
+    assert followers([first, block_keys("v2", TEXT)]) == set()
+
+
+def test_who_follows_goes_on_by_itself_where_the_ways_part() -> None:
+    """All have taken over the first block: the one that parts there waits for nobody."""
+    first, third = block_keys("v1", TEXT), block_keys("v1", (*TEXT[:BLOCK_TOKENS], *TEXT))
+    assert followers([first[1:], first[1:], third[1:]]) == {1}
 
 
 def test_a_version_that_went_leaves_nothing() -> None:
