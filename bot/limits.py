@@ -109,6 +109,8 @@ CALM_SHARE = 0.5
 """Of a bucket: with less left, its owner is hasty."""
 LONGEST_GAP_S = 0.25
 """One reply of the hasty begins at least so often, however many of others are beginning."""
+ADDRESS_GAP_S = 0.25
+"""Between two replies of the hasty of one address."""
 HASTY_PLACES = 0.25
 """Of all places: the hasty hold no more, however long their replies take."""
 
@@ -123,10 +125,10 @@ class _Lanes:
         """To the end of the person's own."""
         self._addresses.setdefault(address, OrderedDict()).setdefault(person, deque()).append(future)
 
-    def pop(self) -> asyncio.Future[None] | None:
-        """The next that still waits; its address and its person go to the end of theirs."""
-        while self._addresses:
-            address, people = self._addresses.popitem(last=False)
+    def pop(self, may_pass: Callable[[str], bool] = lambda _: True) -> tuple[str, asyncio.Future[None]] | None:
+        """The next that still waits, of an address that may pass; its address and its person go to the end of theirs."""
+        while (address := next(filter(may_pass, self._addresses), None)) is not None:
+            people = self._addresses.pop(address)
             person, waiting = people.popitem(last=False)
             future = waiting.popleft()
             if waiting:
@@ -134,7 +136,7 @@ class _Lanes:
             if people:
                 self._addresses[address] = people
             if not future.cancelled():
-                return future
+                return address, future
         return None
 
     def dismiss(self) -> None:
@@ -153,8 +155,9 @@ class Turns:
 
     Those who wait are served address by address, within an address person by person, and a person's own in order: who
     asks a thousand things delays whoever comes from elsewhere by one turn. The hasty wait until nobody else does, and for
-    a gap: one of them begins when nothing is beginning, or when none of them has begun for `longest_gap_s`. They hold a
-    share of the places, and one more than there are while they have none. `clock` is monotonic seconds.
+    a gap: one of them begins when nothing is beginning, or when none of them has begun for `longest_gap_s`; of the same
+    address the next one `address_gap_s` later, so that it finds the server at work rarely who comes meanwhile. They hold
+    a share of the places, and one more than there are while they have none. `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -163,11 +166,15 @@ class Turns:
         max_waiting: int,
         clock: Callable[[], float],
         longest_gap_s: float = LONGEST_GAP_S,
+        address_gap_s: float = ADDRESS_GAP_S,
     ) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._clock = clock
         self._longest_gap_s = longest_gap_s
+        self._address_gap_s = address_gap_s
+        self._hasty_at: dict[str, float] = {}
+        """When the newest reply of a hasty address began, while that is less than its gap ago."""
         self._calm = _Lanes()
         self._hasty = _Lanes()
         self._overdue: asyncio.TimerHandle | None = None
@@ -245,27 +252,35 @@ class Turns:
         self._admit()
 
     def _admit(self) -> None:
-        while self.num_running < self._max_running and self._admit_one(self._calm):
+        while self.num_running < self._max_running and self._admit_one(self._calm) is not None:
             pass
         if not self.num_beginning:
             self._admit_hasty()
         if self._hasty and self._overdue is None:
             self._overdue = asyncio.get_running_loop().call_later(self._longest_gap_s, self._admit_overdue)
 
-    def _admit_one(self, lanes: _Lanes) -> bool:
-        future = lanes.pop()
-        if future is None:
-            return False
+    def _admit_one(self, lanes: _Lanes, may_pass: Callable[[str], bool] = lambda _: True) -> str | None:
+        """The address of who is let in."""
+        found = lanes.pop(may_pass)
+        if found is None:
+            return None
+        address, future = found
         self.num_waiting -= 1
         self.num_running += 1
         self.num_beginning += 1
         future.set_result(None)
-        return True
+        return address
 
     def _admit_hasty(self, most_running: int = 0) -> None:
         most_hasty = max(1, int(HASTY_PLACES * self._max_running))
-        if self.num_running < (most_running or self._max_running) and self.num_hasty < most_hasty:
-            self.num_hasty += self._admit_one(self._hasty)
+        if self.num_running >= (most_running or self._max_running) or self.num_hasty >= most_hasty:
+            return
+        now = self._clock()
+        self._hasty_at = {address: at for address, at in self._hasty_at.items() if now - at < self._address_gap_s}
+        address = self._admit_one(self._hasty, lambda address: address not in self._hasty_at)
+        if address is not None:
+            self.num_hasty += 1
+            self._hasty_at[address] = now
 
     def _admit_overdue(self) -> None:
         self._overdue = None
