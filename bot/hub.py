@@ -74,9 +74,12 @@ class Hub:
         clock: Callable[[], float] = time.monotonic,
         span: Span = no_span,
         shown_name: ShownName = public_name,
+        is_hasty: Callable[[str, str], bool] = lambda _person_id, _address: False,
     ) -> None:
         self.span = span
         self.shown_name = shown_name
+        self.is_hasty = is_hasty
+        """Whether a person, or their address, is so now."""
         self.store = store
         self.replier = replier
         self.domain = domain
@@ -87,6 +90,8 @@ class Hub:
         self.turns = Turns(limits.max_replies, limits.max_waiting, clock)
         self.num_replies: Counter[str] = Counter()
         """Person -> conversations in which a reply is being made."""
+        self.num_coming: Counter[str] = Counter()
+        """Person -> messages that are being stored."""
         self.rooms: dict[str, Room] = {}
 
     def enter(self, conversation: Conversation, address: str) -> Room:

@@ -3,7 +3,8 @@
 - `TokenBuckets`: how often. Fails closed: when it cannot keep count, it refuses.
 - `Places`: how many at the same time.
 - `Turns`: replies in the making are so many at most; who must wait is served in turn, address by address, and those of
-  the hasty are begun in the gaps.
+  the hasty are begun in the gaps. How many may wait is kept by tickets: one is taken when it is checked, before the
+  message is even stored, so that of those who come at the same moment no more get in than may wait.
 
 Who has used up half of a bucket is *hasty*: nobody is refused for it, and what they ask gives way to what others ask.
 """
@@ -60,6 +61,11 @@ class TokenBuckets:
         bucket.tokens -= 1
         return bucket.tokens < CALM_SHARE * self._burst
 
+    def is_hasty(self, key: str) -> bool:
+        """Whether this key is hasty now; uses nothing."""
+        bucket = self._buckets.get(key)
+        return bucket is not None and self._filled(bucket, self._clock()) < CALM_SHARE * self._burst
+
     def _bucket(self, key: str) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.get(key)
@@ -101,6 +107,8 @@ class Places:
             del self._taken[key]
 
 
+BUSY_S = 2.0
+"""Shortest wait that somebody who is refused is told."""
 RETRY_S = 10.0
 """When to try again for a place: nobody knows when one gets free."""
 SMOOTHING = 0.1
@@ -150,6 +158,21 @@ class _Lanes:
         return bool(self._addresses)
 
 
+class Ticket:
+    """The right to wait for one turn, from the check until the wait begins."""
+
+    def __init__(self, give_back: Callable[[], None], *, hasty: bool) -> None:
+        self.hasty = hasty
+        self._give_back = give_back
+        self._is_held = True
+
+    def give_back(self) -> None:
+        """It is used up, or not wanted any more. Once: further calls do nothing."""
+        if self._is_held:
+            self._is_held = False
+            self._give_back()
+
+
 class Turns:
     """At most `max_running` turns at the same time, and `max_waiting` that wait for one, of one address half as many.
 
@@ -180,6 +203,9 @@ class Turns:
         self._overdue: asyncio.TimerHandle | None = None
         self._mean_s: float | None = None
         self._waiting_by_address: Counter[str] = Counter()
+        """With the tickets of those who will have to wait."""
+        self._num_tickets: Counter[bool] = Counter()
+        """Of the hasty (True) and of the calm."""
         self.num_running = 0
         self.num_waiting = 0
         self.num_hasty = 0
@@ -190,23 +216,58 @@ class Turns:
     @property
     def wait_s(self) -> float:
         """How long one that comes now will about wait, if everybody were one queue; 0 while there is room."""
-        if self.num_running < self._max_running:
+        if self._num_free > 0:
             return 0.0
-        return (self.num_waiting + 1) * (self._mean_s or 1.0) / self._max_running
+        return (self._num_to_wait + 1) * (self._mean_s or 1.0) / self._max_running
 
-    def check(self, address: str = "") -> None:
-        """Raises Busy, with an estimate of the wait, when as many wait as may."""
-        if self.num_waiting >= self._max_waiting:
-            raise Busy(f"expected at most {self._max_waiting} messages waiting for a reply, got another", self.wait_s)
+    @property
+    def _num_free(self) -> int:
+        """Places that nobody has or is about to take."""
+        return max(0, self._max_running - self.num_running) - self._num_tickets[False]
+
+    @property
+    def _num_to_wait(self) -> int:
+        """Those who wait, and tickets for which there is no place yet; those of the hasty wait in any case."""
+        return self.num_waiting + self._num_tickets[True] + max(0, -self._num_free)
+
+    def busy(self, most: int, what: str) -> Busy:
+        """The refusal of one more than `most`, with an estimate of the wait."""
+        return Busy(f"expected at most {most} {what}, got another", max(BUSY_S, self.wait_s))
+
+    def check(self, address: str, *, hasty: bool = False) -> Ticket:
+        """A ticket for `turn`. Raises Busy when as many wait, or will, as may."""
+        if self._num_to_wait >= self._max_waiting:
+            raise self.busy(self._max_waiting, "messages waiting for a reply")
         most = max(1, self._max_waiting // 2)
         if self._waiting_by_address[address] >= most:
-            what = f"expected at most {most} messages of your network waiting for a reply, got another"
-            raise Busy(what, self.wait_s)
+            raise self.busy(most, "messages of your network waiting for a reply")
+        return self.ticket(address, hasty=hasty)
+
+    def ticket(self, address: str, *, hasty: bool = False) -> Ticket:
+        """One for a message that is stored already and cannot be refused."""
+        waits = int(hasty or self._num_free <= 0)
+        self._num_tickets[hasty] += 1
+        self._waiting_by_address[address] += waits
+        return Ticket(lambda: self._take_back(address, waits, hasty=hasty), hasty=hasty)
+
+    def _take_back(self, address: str, waits: int, *, hasty: bool) -> None:
+        self._num_tickets[hasty] -= 1
+        self._leave_line(address, waits)
+
+    def _leave_line(self, address: str, number: int = 1) -> None:
+        self._waiting_by_address[address] -= number
+        if not self._waiting_by_address[address]:
+            del self._waiting_by_address[address]
 
     @asynccontextmanager
-    async def turn(self, address: str, person: str, *, hasty: bool = False) -> AsyncIterator[Callable[[], None]]:
-        """Wait for one's turn and hold it for the length of the block, which calls what it is given when the costly
-        beginning is over."""
+    async def turn(
+        self, address: str, person: str, *, hasty: bool = False, ticket: Ticket | None = None
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Wait for one's turn, in exchange for the ticket if there is one, and hold it for the length of the block, which
+        calls what it is given when the costly beginning is over."""
+        if ticket is not None:
+            hasty = ticket.hasty
+            ticket.give_back()
         await self._wait(address, person, hasty=hasty)
         started, turn = self._clock(), _Turn(self._begun)
         try:
@@ -238,9 +299,7 @@ class Turns:
                 self._end(hasty=hasty)
             raise
         finally:
-            self._waiting_by_address[address] -= 1
-            if not self._waiting_by_address[address]:
-                del self._waiting_by_address[address]
+            self._leave_line(address)
 
     def _begun(self) -> None:
         self.num_beginning -= 1

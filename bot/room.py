@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bot.conversation import Conversation, Delta, Message, Signal, Standing
 from bot.errors import RejoinderError, TurnTaken
+from bot.limits import Ticket
 from bot.listener import Listener
 from bot.wire import (
     DeltaOut,
@@ -27,7 +29,7 @@ from bot.wire import (
     StatusOut,
     encode,
 )
-from bot.wire_errors import Busy, Unavailable
+from bot.wire_errors import Unavailable
 
 if TYPE_CHECKING:
     from bot.hub import Hub
@@ -38,8 +40,6 @@ MAX_WAITING = 4
 """Messages of one conversation that may wait for their turn."""
 MAX_REPLIES_PER_PERSON = 4
 """Conversations of one person in which a reply may be made at the same time."""
-BUSY_S = 2.0
-"""Shortest wait that somebody who is refused is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,7 @@ class Room:
         self.listeners: set[Listener] = set()
         self.num_holders = 0
         self._partial: PartialOut | None = None
-        self._waiting: deque[Message] = deque()
-        self._hasty: set[str] = set()
-        """Those of `_waiting`, by id, that give way to other rooms' messages."""
+        self._waiting: deque[tuple[Message, Ticket]] = deque()
         self._current: Message | None = None
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -102,10 +100,11 @@ class Room:
         self._answer_what_waits(messages)
 
     def _answer_what_waits(self, messages: Sequence[Message]) -> None:
-        """Unless a person speaks or has closed the conversation."""
+        """Unless a person speaks or has closed the conversation. Who was hasty when they asked may not be so any more."""
         if self.conversation.status not in ("person", "resolved"):
+            hasty = self._hub.is_hasty(self.conversation.person_id, self._address)
             for message in _unanswered(messages):
-                self._enqueue(message)
+                self._enqueue(message, self._hub.turns.ticket(self._address, hasty=hasty))
 
     def tell(self, frame: ServerFrame) -> None:
         """Tell every tab."""
@@ -162,7 +161,7 @@ class Room:
             await self.refresh()
             messages = await asyncio.to_thread(self._hub.store.messages, self.conversation.id)
         if self.conversation.status == "person":
-            self._waiting.clear()
+            self._forget_waiting()
         self._answer_what_waits(messages)
         self._start_next()
 
@@ -174,37 +173,53 @@ class Room:
         Raises Busy, Unavailable (draining), StoreError, ConflictError.
         """
         async with self.entry:
-            self._check_capacity()
-            stored, is_new = await asyncio.to_thread(self._hub.store.add_user_message, message)
-            await self.publish()
-            if is_new:
-                self._hub.metrics.messages.inc()
-            if is_new or await self._lacks_reply(stored):
-                self._enqueue(stored, hasty=hasty)
+            with self._capacity(hasty=hasty) as ticket:
+                stored, is_new = await asyncio.to_thread(self._hub.store.add_user_message, message)
+                await self.publish()
+                if is_new:
+                    self._hub.metrics.messages.inc()
+                if is_new or await self._lacks_reply(stored):
+                    self._enqueue(stored, ticket)
+                else:
+                    ticket.give_back()
             return stored
 
-    def _check_capacity(self) -> None:
+    @contextmanager
+    def _capacity(self, *, hasty: bool) -> Iterator[Ticket]:
+        """Check that one more may wait, before anything is stored. The block hands the ticket on, or gives it back; what
+        is raised in it gives it back."""
+        turns, coming, person_id = self._hub.turns, self._hub.num_coming, self.conversation.person_id
         if self._hub.draining:
             raise Unavailable("the server is restarting: send it again in a few seconds")
         if len(self._waiting) >= MAX_WAITING:
-            wait_s = max(BUSY_S, self._hub.turns.wait_s)
-            raise Busy(f"expected at most {MAX_WAITING} messages waiting for a reply, got another", wait_s)
-        if not self.is_replying and self._hub.num_replies[self.conversation.person_id] >= MAX_REPLIES_PER_PERSON:
-            wait_s = max(BUSY_S, self._hub.turns.wait_s)
-            raise Busy(f"expected at most {MAX_REPLIES_PER_PERSON} replies at once, got another", wait_s)
-        self._hub.turns.check(self._address)
+            raise turns.busy(MAX_WAITING, "messages waiting for a reply")
+        if not self.is_replying and self._hub.num_replies[person_id] + coming[person_id] >= MAX_REPLIES_PER_PERSON:
+            raise turns.busy(MAX_REPLIES_PER_PERSON, "replies at once")
+        ticket, coming[person_id] = turns.check(self._address, hasty=hasty), coming[person_id] + 1
+        try:
+            yield ticket
+        except BaseException:
+            ticket.give_back()
+            raise
+        finally:
+            self._hub.num_coming -= Counter([person_id])
 
     async def _lacks_reply(self, stored: Message) -> bool:
         later = await asyncio.to_thread(self._hub.store.messages, self.conversation.id, stored.seq)
         return all(message.role in ("user", "system") for message in later)
 
-    def _enqueue(self, message: Message, *, hasty: bool = False) -> None:
-        known = [waiting.id for waiting in self._waiting] + [self._current.id if self._current else ""]
-        if message.id not in known:
-            self._waiting.append(message)
-            if hasty:
-                self._hasty.add(message.id)
+    def _enqueue(self, message: Message, ticket: Ticket) -> None:
+        known = [waiting.id for waiting, _ in self._waiting] + [self._current.id if self._current else ""]
+        if message.id in known:
+            ticket.give_back()
+        else:
+            self._waiting.append((message, ticket))
             self._start_next()
+
+    def _forget_waiting(self) -> None:
+        """They are stored, and answered when their person comes back."""
+        while self._waiting:
+            self._waiting.popleft()[1].give_back()
 
     async def handover(self, signal: Signal) -> Signal:
         """Store the wish for a person and hand over, unless a person is called already."""
@@ -223,12 +238,14 @@ class Room:
         Sent twice, or after something else was said, it is only stored. Raises Busy, Unavailable, StoreError.
         """
         async with self.entry:
-            self._check_capacity()
-            stored, messages = await asyncio.to_thread(
-                lambda: (self._hub.store.add_signal(signal), self._hub.store.messages(self.conversation.id))
-            )
-            if messages[-1].id == reply.id and self.conversation.status == "bot":
-                self._enqueue(next(message for message in reversed(messages) if message.role == "user"), hasty=hasty)
+            with self._capacity(hasty=hasty) as ticket:
+                stored, messages = await asyncio.to_thread(
+                    lambda: (self._hub.store.add_signal(signal), self._hub.store.messages(self.conversation.id))
+                )
+                if messages[-1].id == reply.id and self.conversation.status == "bot":
+                    self._enqueue(next(message for message in reversed(messages) if message.role == "user"), ticket)
+                else:
+                    ticket.give_back()
             return stored
 
     async def change(self, reply: str | None, learn: bool | None) -> None:
@@ -244,16 +261,15 @@ class Room:
     # --- the reply ----------------------------------------------------------------------------------------------------
     def _start_next(self) -> None:
         if self._task is None and self._waiting and not self._hub.draining and not self._is_hushed:
-            self._current = self._waiting.popleft()
+            self._current, ticket = self._waiting.popleft()
             self._hub.count_reply_in(self.conversation.person_id)
-            self._task = asyncio.create_task(self._reply_to(self._current))
+            self._task = asyncio.create_task(self._reply_to(self._current, ticket))
+            self._task.add_done_callback(lambda _: ticket.give_back())
 
-    async def _reply_to(self, message: Message) -> None:
+    async def _reply_to(self, message: Message, ticket: Ticket) -> None:
         end, asked = "cancelled", self._hub.clock()
-        hasty = message.id in self._hasty
-        self._hasty.discard(message.id)
         try:
-            async with self._hub.turns.turn(self._address, self.conversation.person_id, hasty=hasty) as begun:
+            async with self._hub.turns.turn(self._address, self.conversation.person_id, ticket=ticket) as begun:
                 self._hub.metrics.queue_s.observe(self._hub.clock() - asked)
                 await self.refresh()
                 if self.conversation.status != "person":
@@ -330,8 +346,8 @@ class Room:
             self._task.cancel()
 
     def stop_after_this(self) -> asyncio.Task[None] | None:
-        """Forget waiting messages (they are stored, and answered when their person comes back); the running reply."""
-        self._waiting.clear()
+        """Forget waiting messages; the running reply."""
+        self._forget_waiting()
         return self._task
 
     # --- nobody listening ---------------------------------------------------------------------------------------------
@@ -349,7 +365,7 @@ class Room:
 
     def _expire(self) -> None:
         self._expiry = None
-        self._waiting.clear()
+        self._forget_waiting()
         self.stop()
 
 

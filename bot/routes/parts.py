@@ -97,6 +97,13 @@ class Service:
         """Fresh state around the parts."""
         limits, metrics = parts.settings.limits, Metrics(parts.engine_counts)
         staff = Staff(parts.store.desk)
+        messages = TokenBuckets("messages", limits.messages_per_min, parts.monotonic, limits.messages_at_once)
+        address_messages = TokenBuckets(
+            "messages from your network",
+            limits.address_messages_per_min,
+            parts.monotonic,
+            limits.address_messages_at_once,
+        )
         hub = Hub(
             store=parts.store,
             replier=parts.replier,
@@ -106,18 +113,14 @@ class Service:
             clock=parts.monotonic,
             span=parts.span,
             shown_name=staff.shown_name,
+            is_hasty=lambda person_id, address: messages.is_hasty(person_id) or address_messages.is_hasty(address),
         )
         return cls(
             parts=parts,
             hub=hub,
             metrics=metrics,
-            messages=TokenBuckets("messages", limits.messages_per_min, parts.monotonic, limits.messages_at_once),
-            address_messages=TokenBuckets(
-                "messages from your network",
-                limits.address_messages_per_min,
-                parts.monotonic,
-                limits.address_messages_at_once,
-            ),
+            messages=messages,
+            address_messages=address_messages,
             sockets=Places("open chats from your network", limits.address_sockets),
             feedback=TokenBuckets("feedback", limits.feedback_per_min, parts.monotonic),
             conversations=TokenBuckets("new conversations", limits.conversations_per_min, parts.monotonic),

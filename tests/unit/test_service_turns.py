@@ -84,10 +84,10 @@ async def test_a_full_line_refuses_with_an_estimate_of_the_wait() -> None:
     line.tasks.clear()
     await line.come(*(f"home{i}/p" for i in range(6)))
     with pytest.raises(Busy, match="at most 4 messages waiting") as refused:
-        line.turns.check()
+        line.turns.check("").give_back()
     assert refused.value.retry_after_s == pytest.approx(10.0)
     await line.let_all()
-    line.turns.check()
+    line.turns.check("").give_back()
 
 
 async def test_who_gives_up_is_passed_over_and_leaves_no_gap() -> None:
