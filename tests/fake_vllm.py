@@ -53,6 +53,12 @@ class FakeVllm:
         self.release = asyncio.Event()
         self.dies = False
         """A held stream ends without its end once released."""
+        self.is_well = True
+        """What it says of its own health."""
+        self.faults: list[str] = []
+        """Of the next streams, one each: `500` before a word, `error` or `cut` after the first."""
+        self.breaks_scores = False
+        """Whether it fails whenever it is asked for log-probabilities by an adapter."""
         self.bodies: list[dict[str, Any]] = []
         self.app = self._app()
 
@@ -68,6 +74,7 @@ class FakeVllm:
     def _app(self) -> FastAPI:
         app = FastAPI()
         app.get("/v1/models")(self._models)
+        app.get("/health")(self._health)
         app.get("/version")(self._version)
         app.post("/v1/load_lora_adapter")(self._load)
         app.post("/v1/unload_lora_adapter")(self._unload)
@@ -77,6 +84,9 @@ class FakeVllm:
     async def _models(self) -> dict[str, Any]:
         base = {"id": BASE_NAME, "root": "/models/smol", "parent": None, "max_model_len": self.max_tokens}
         return {"data": [base, *({"id": k, "root": v, "parent": BASE_NAME} for k, v in self.adapters.items())]}
+
+    async def _health(self) -> Response:
+        return Response(status_code=200 if self.is_well else 503)
 
     async def _version(self) -> dict[str, str]:
         return {"version": "0.32.0"}
@@ -104,7 +114,11 @@ class FakeVllm:
         if body["model"] not in (BASE_NAME, *self.adapters):
             return _error(f"The model `{body['model']}` does not exist.", 404)
         self.calls.append(("stream" if body.get("stream") else "score", body["model"]))
-        return StreamingResponse(self._stream(body)) if body.get("stream") else JSONResponse(self._score(body))
+        if not body.get("stream"):
+            is_broken = self.breaks_scores and body["model"] != BASE_NAME
+            return _error("engine trouble", 500) if is_broken else JSONResponse(self._score(body))
+        fault = self.faults.pop(0) if self.faults else ""
+        return _error("engine trouble", 500) if fault == "500" else StreamingResponse(self._stream(body, fault))
 
     def _logprob(self, body: dict[str, Any], token_id: int) -> float:
         if self.is_masking and WRITTEN_ARG in body["vllm_xargs"] and token_id in self.forbidden:
@@ -120,8 +134,12 @@ class FakeVllm:
         top = {f"token_id:{token_id}": self._logprob(body, token_id) for token_id in body["logprob_token_ids"]}
         return {"choices": [{"logprobs": {"top_logprobs": [top]}}]}
 
-    async def _stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
+    async def _stream(self, body: dict[str, Any], fault: str = "") -> AsyncIterator[str]:
         for count, token_id in enumerate(self.reply):
+            if fault and count == 1:
+                if fault == "error":
+                    yield f"data: {json.dumps({'error': {'message': 'engine trouble'}})}\n\n"
+                return
             if count == self.hold_after:
                 self.held.set()
                 await self.release.wait()
@@ -167,11 +185,12 @@ class Port:
         if self._server is None or self._serving is None:
             return
         self._server.should_exit = self._server.force_exit = True
-        self.fake.dies = True
+        # It takes the server a moment to close its door.
+        self.fake.dies, self.fake.is_well = True, False
         self.fake.release.set()
         await self._serving
         self._server = None
-        self.fake.dies = False
+        self.fake.dies, self.fake.is_well = False, True
         self.fake.release.clear()
 
 

@@ -3,8 +3,9 @@
     the engine's champion moves -> verify -> load under a new name -> probe -> flip -> the old one drains -> unload
 
 A version serves only when both have it, so a reply is made by one version. Whatever happens to the server, approved replies
-go on: while it is gone nothing can be written (`can_write`), a reply that it was writing ends in ModelError, and the
-session shows the approved answer. `follow` finds the server again, and after its restart loads and probes everything anew.
+go on: a reply that it fails ends in ModelError, and the session shows the approved answer. Others go on, unless the server
+does not say that it is well, or fails several in a row: then it is gone, and nothing can be written (`can_write`) until
+`follow` finds it again. After its restart everything is loaded and probed anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bot.policy.endings import num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.types import ActRequest, Choice, Lease, Policy, TextDelta, TextRequest
 from bot.policy.vllm_adapters import Remote, RemoteAdapters, probe
-from bot.policy.vllm_server import SILENCE_S, Piece, Served, ServerGone, VllmServer, Words
+from bot.policy.vllm_server import SILENCE_S, Piece, RequestBroken, Served, ServerGone, VllmServer, Words
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS, AllowedNext, Vocabulary
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 LONGEST_WAIT_S = 15.0
 """Between two attempts to reach a server that is gone."""
+MOST_BROKEN = 3
+"""Requests in a row that a server which calls itself well may fail."""
 
 
 class VllmPolicy:
@@ -67,6 +70,8 @@ class VllmPolicy:
         self._base = ""
         """The base model's name on the server; empty while it is gone."""
         self._complaint = ""
+        self._num_broken = 0
+        """Requests that the server failed since it last finished one."""
 
     # --- Policy -----------------------------------------------------------------------------------------------------
     @property
@@ -97,8 +102,8 @@ class VllmPolicy:
             self._refs[version] -= 1
 
     async def write(self, request: TextRequest, version: str) -> AsyncGenerator[TextDelta, None]:
-        """Stream a reply; at its deadline it ends where it is. Raises ServerGone; ModelError, also when no word came in
-        time."""
+        """Stream a reply; at its deadline it ends where it is. Raises ModelError, also when no word came in time; ServerGone
+        where the server is, RequestBroken where it failed this reply alone."""
         name = self._name(version)
         if name is None:
             raise ModelError(f"vLLM at {self._server.url} has no words of {version}: {self._why(version)}")
@@ -119,9 +124,10 @@ class VllmPolicy:
                         break
         except TimeoutError:
             yield TextDelta(reply.cut())
-        except ServerGone as error:
-            self._lose(error)
+        except RequestBroken as error:
+            await self._examine(error)
             raise
+        self._num_broken = 0
         yield TextDelta("", reply.generated)
 
     def _name(self, version: str) -> str | None:
@@ -149,7 +155,7 @@ class VllmPolicy:
             await sleep(wait_s)
 
     async def step(self) -> None:
-        """One round: reach the server, load and probe what it lacks, flip, unload. Raises ServerGone, ModelError."""
+        """One round: reach the server, load and probe what it lacks, flip, unload. Raises ModelError, ServerGone."""
         version = self._acts.champion
         try:
             try:
@@ -160,6 +166,9 @@ class VllmPolicy:
             await self._tidy(served)
         except ServerGone as error:
             self._lose(error)
+            raise
+        except RequestBroken as error:
+            await self._examine(error)
             raise
 
     async def close(self) -> None:
@@ -174,7 +183,7 @@ class VllmPolicy:
             await self._check(served)
             self._ready.clear()
             self._refused.clear()
-            self._base, self._complaint = served.base, ""
+            self._base, self._complaint, self._num_broken = served.base, "", 0
             log.info("vLLM at %s writes, as %s", self._server.url, served.base)
         return served
 
@@ -233,6 +242,17 @@ class VllmPolicy:
                 await self._server.unload(name)
         self._known = {version: remote for version, remote in self._known.items() if version in needed}
         self._refs = +self._refs
+
+    async def _examine(self, error: RequestBroken) -> None:
+        """Raises ServerGone when it is not this request alone that failed."""
+        self._num_broken += 1
+        try:
+            await self._server.check_health()
+            if self._num_broken >= MOST_BROKEN:
+                raise ServerGone(f"{error} (the {self._num_broken}. in a row)")
+        except ServerGone as gone:
+            self._lose(gone)
+            raise gone from error
 
     def _lose(self, error: ServerGone) -> None:
         self._base = ""

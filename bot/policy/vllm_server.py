@@ -24,6 +24,8 @@ from bot.errors import AdapterError, ModelError
 from bot.policy.vocabulary import KNOWN_ARG, WRITTEN_ARG
 
 CONNECT_S = 2.0
+HEALTH_S = 10.0
+"""A server that does not say how it is for this long is taken for dead."""
 SILENCE_S = 60.0
 """A server that says nothing for this long is taken for dead; a stream that does, for this reply's own trouble."""
 BUSY = frozenset({408, 429})
@@ -33,7 +35,11 @@ MASKED = -1000.0
 
 
 class ServerGone(ModelError):
-    """The server does not answer, or stopped in the middle: it may be back soon."""
+    """The server does not answer, or says that it is not well: it may be back soon."""
+
+
+class RequestBroken(ModelError):
+    """One request failed, or broke off, for a reason of the server's. Whether it is gone, `check_health` tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +91,26 @@ class VllmServer:
         await self._http.aclose()
 
     # --- what is loaded ---------------------------------------------------------------------------------------------
+    async def check_health(self) -> None:
+        """Raises ServerGone for one that does not answer, or whose engine is dead behind a door that still opens."""
+        try:
+            answer = await self._http.get("/health", timeout=HEALTH_S)
+        except httpx.TransportError as error:
+            raise ServerGone(f"vLLM at {self.url} does not answer ({type(error).__name__})") from error
+        if answer.is_server_error:
+            raise ServerGone(f"vLLM at {self.url} is not well: HTTP {answer.status_code}")
+
     async def served(self) -> Served:
-        """What is loaded now. Raises ServerGone."""
+        """What is loaded now. Raises ServerGone, RequestBroken."""
+        await self.check_health()
         cards = self._body(await self._call("GET", "/v1/models"))["data"]
         base = next(card for card in cards if not card.get("parent"))
         adapters = {card["id"]: str(card.get("root") or "") for card in cards if card.get("parent")}
         return Served(base["id"], int(base.get("max_model_len") or 0), adapters)
 
     async def load(self, name: str, path: str) -> None:
-        """Load an adapter. Raises AdapterError with the server's reason for refusing it; ModelError or ServerGone where
-        another attempt may succeed."""
+        """Load an adapter. Raises AdapterError with the server's reason for refusing it; ModelError where another attempt may
+        succeed."""
         answer = await self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if answer.status_code in (404, 405) and not _reason(answer):
             raise ModelError(
@@ -123,8 +139,8 @@ class VllmServer:
         stop_ids: Sequence[int],
         silence_s: float = SILENCE_S,
     ) -> AsyncGenerator[Piece, None]:
-        """Sample. Closing the iterator cancels the request. Raises ServerGone; ModelError for what is this reply's alone:
-        a refusal, or nothing said for `silence_s`."""
+        """Sample. Closing the iterator cancels the request. Raises RequestBroken; ModelError for what is this reply's
+        alone: a refusal, or nothing said for `silence_s`."""
         body = _request(model, words, 0) | {
             "max_tokens": max_tokens,
             "seed": seed & 0x7FFFFFFFFFFFFFFF,
@@ -147,9 +163,9 @@ class VllmServer:
         except httpx.ReadTimeout as error:  # Many may be waiting there; whether it is gone, other requests tell.
             raise ModelError(f"vLLM at {self.url} said nothing of a reply for {silence_s:g} s") from error
         except httpx.TransportError as error:
-            raise ServerGone(f"vLLM at {self.url} stopped in the middle of a reply ({type(error).__name__})") from error
+            raise RequestBroken(f"vLLM at {self.url} broke off a reply ({type(error).__name__})") from error
         if not is_whole:
-            raise ServerGone(f"vLLM at {self.url} ended a reply before its end")
+            raise RequestBroken(f"vLLM at {self.url} ended a reply before its end")
 
     async def score(self, model: str, words: Words, token_ids: Sequence[int]) -> list[float]:
         """Log-probability of each of these tokens behind the prompt and the tokens before it."""
@@ -196,12 +212,12 @@ class VllmServer:
         try:
             return await self._http.request(method, path, json=body)
         except httpx.TransportError as error:
-            raise ServerGone(f"vLLM at {self.url} does not answer ({type(error).__name__})") from error
+            raise RequestBroken(f"vLLM at {self.url} broke off {path} ({type(error).__name__})") from error
 
     def _body(self, answer: httpx.Response) -> Any:
-        """Raises ServerGone for what a dying server says, ModelError for a refusal."""
-        if answer.status_code >= 500:
-            raise ServerGone(f"vLLM at {self.url} failed: HTTP {answer.status_code} {_reason(answer)}".rstrip())
+        """Raises RequestBroken for the server's own failure, ModelError for a refusal."""
+        if answer.is_server_error:
+            raise RequestBroken(f"vLLM at {self.url} failed: HTTP {answer.status_code} {_reason(answer)}".rstrip())
         if answer.is_error:
             raise ModelError(f"vLLM at {self.url}: HTTP {answer.status_code} {_reason(answer)}".rstrip())
         try:
@@ -225,7 +241,7 @@ def _piece(line: str) -> Piece | None:
         return None
     event = json.loads(line.removeprefix("data: "))
     if "error" in event:
-        raise ServerGone(f"vLLM failed in the middle of a reply: {event['error'].get('message', '')[:200]}")
+        raise RequestBroken(f"vLLM failed in the middle of a reply: {event['error'].get('message', '')[:200]}")
     if not event["choices"]:
         return None
     choice = event["choices"][0]

@@ -22,7 +22,7 @@ from bot.policy.scripted import ScriptedPolicy
 from bot.policy.types import ActRequest, Lease, TextRequest
 from bot.policy.vllm import VllmPolicy
 from bot.policy.vllm_adapters import RemoteAdapters, probe_fault
-from bot.policy.vllm_server import Piece, ServerGone, VllmServer, Words
+from bot.policy.vllm_server import Piece, RequestBroken, ServerGone, VllmServer, Words
 from bot.policy.vocabulary import Vocabulary
 from tests.fake_vllm import BASE_LOGPROB, BASE_NAME, FakeVllm, Port, running
 from tests.service_rig import Clock
@@ -226,11 +226,13 @@ async def test_a_stream_in_silence_is_no_sign_of_a_server_that_is_gone(rig: Rig)
     rig.fake.hold_after = 0
     with pytest.raises(ModelError, match=r"said nothing of a reply for 0\.01 s") as told:
         await hear(0.01)
-    assert not isinstance(told.value, ServerGone)
+    assert not isinstance(told.value, RequestBroken)
 
     await rig.port.down()
-    with pytest.raises(ServerGone):
+    with pytest.raises(RequestBroken, match="ConnectError"):
         await hear(60.0)
+    with pytest.raises(ServerGone):
+        await server.check_health()
     await server.close()
 
 
@@ -456,6 +458,54 @@ async def test_a_server_killed_in_the_middle_of_a_reply_is_missed_at_once_and_fo
     assert rig.policy.champion == version
 
 
+@pytest.mark.parametrize("fault", ["500", "error", "cut"])
+async def test_a_request_that_fails_fails_alone(rig: Rig, fault: str) -> None:
+    """One error of its own; another reply that is being written goes on, and the next one is written as if nothing had
+    been. The control: where the server says that it is not well, the same fault means that it is gone."""
+    await rig.policy.step()
+    beside = await rig.hold(rig.write())
+    rig.fake.hold_after, rig.fake.faults = None, [fault]
+    with pytest.raises(RequestBroken, match="vLLM"):
+        await rig.write()
+    assert rig.policy.can_write
+    rig.fake.release.set()
+    assert (await beside).text == (await rig.write()).text == "soon by post"
+
+    rig.fake.faults, rig.fake.is_well = [fault], False
+    with pytest.raises(ServerGone, match="is not well: HTTP 503"):
+        await rig.write()
+    assert not rig.policy.can_write
+
+
+async def test_a_server_that_fails_three_in_a_row_is_gone_until_it_is_found_well(rig: Rig) -> None:
+    """Two, then a whole reply, then two: still there. Three: gone, whatever it says of its health; found by the next
+    round."""
+    await rig.policy.step()
+    for faults, can_write in ((2, True), (2, True), (3, False)):
+        rig.fake.faults = ["cut"] * faults
+        for _ in range(faults):
+            with pytest.raises(ModelError, match="before its end"):
+                await rig.write()
+        assert rig.policy.can_write is can_write
+        if can_write:
+            await rig.write()
+
+    await rig.policy.step()
+    assert (await rig.write()).text == "soon by post"
+
+
+async def test_a_candidate_whose_probe_breaks_takes_no_words_from_the_champion(rig: Rig) -> None:
+    """The server fails whenever the candidate is scored: that version waits, the champion goes on writing."""
+    await rig.policy.step()
+    candidate = publish(rig.adapters)
+    async with rig.policy.lease(candidate):
+        rig.fake.breaks_scores = True
+        with pytest.raises(RequestBroken, match="HTTP 500 engine trouble"):
+            await rig.policy.step()
+        assert rig.policy.can_write
+        assert (await rig.write()).text == "soon by post"
+
+
 async def test_a_server_that_was_restarted_unseen_gets_its_adapters_back(rig: Rig) -> None:
     """Before the next round it knows no such model (the control); after it, it does."""
     rig.publish()
@@ -571,6 +621,21 @@ async def test_a_person_gets_the_approved_answer_when_the_server_dies_and_words_
         again = await chat.say("When will my card come?")
         assert again.text == "soon by post"
         assert chat.decision_of(again).generated is not None
+
+
+async def test_a_person_whose_reply_the_server_fails_gets_the_approved_answer_and_the_next_one_is_written(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """Through the real session: the server stays, so a retry is enough."""
+    await rig.policy.step()
+    with open_session(tmp_path / "home") as chat:
+        chat.session = chat.new_session(policy=rig.policy)
+        chat.change(reply_mode="generated")
+        rig.acts.acts = ["answer:card_arrival"] * 2
+        rig.fake.faults = ["cut"]
+
+        assert (await chat.say("When will my card come?")).text == chat.domain.articles["card_arrival"].answer
+        assert (await chat.say("When will my card come?")).text == "soon by post"
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
