@@ -23,6 +23,7 @@ from bot.policy.adapted import BASE, AdaptedModel, lora_config
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.encoder import EncoderPart
+from bot.policy.factors import Factors, read_factors
 from bot.policy.manifest import CanaryProbe, TextProbe
 from bot.policy.model import ActRow, PolicyModel
 from bot.policy.weights import write_part
@@ -133,6 +134,11 @@ def random_adapter(adapted: AdaptedModel, seed: int, scale: float = 0.2) -> dict
     drawn = {k: torch.randn(v.shape, generator=generator) * scale for k, v in adapted.weights(name).items()}
     adapted.delete(name)
     return drawn
+
+
+def factors_of(adapted: AdaptedModel, name: str) -> dict[str, Factors]:
+    """What a loaded adapter adds to each map."""
+    return read_factors(adapted.config(name), adapted.weights(name))
 
 
 def tiny_policy(tmp_path: Path, *, scores_text: bool = False, alpha: float = 0.0) -> PolicyModel:

@@ -161,9 +161,9 @@ class Decoder:
         """From now on `version` names these layers."""
         self._versions[version] = layers
 
-    def drop(self, version: str) -> None:
-        """Free a version."""
-        self._versions.pop(version, None)
+    def drop(self, version: str) -> Layers | None:
+        """Forget a version; its memory goes with what is returned."""
+        return self._versions.pop(version, None)
 
     def beside(self, layers: Layers, version: str, *, num_positions: int) -> Decoder:
         """The same weights and one version more, with one slot of its own: for trying a version out in another thread."""
@@ -196,7 +196,7 @@ class Decoder:
     def _check_shapes(self, factors: Mapping[str, Factors]) -> None:
         for name, found in factors.items():
             module = self._source.get_submodule(name)
-            expected = tuple(getattr(module, "base_layer", module).weight.shape)  # type: ignore[union-attr, arg-type]
+            expected = tuple(getattr(module, "base_layer", module).weight.shape)  # type: ignore[arg-type]
             got = found.up.shape[0], found.down.shape[1]
             if got != expected:
                 raise AdapterError(f"{name}: expected an adapter of a map {list(expected)}, got one of {list(got)}")

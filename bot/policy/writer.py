@@ -26,7 +26,7 @@ from torch import Tensor
 from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE
-from bot.policy.decoder import Decoder, Piece, use_threads
+from bot.policy.decoder import Decoder, Layers, Piece, use_threads
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache, block_keys, followers
@@ -134,12 +134,13 @@ class Writer:
             self._inbox.put(lambda: self._cancel(job))
 
     def drop(self, version: str) -> None:
-        """Free a version: what was asked before comes first."""
-        done = threading.Event()
+        """Free a version: what was asked before comes first. Its memory is given back by the calling thread: for hundreds
+        of megabytes that takes as long as a step."""
+        done, layers = threading.Event(), list[Layers | None]()
 
         def drop() -> None:
             try:
-                self.decoder.drop(version)
+                layers.append(self.decoder.drop(version))
                 self._prefixes.drop(version)
             finally:
                 done.set()

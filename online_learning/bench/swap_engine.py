@@ -36,10 +36,12 @@ from online_learning.bench.swap import learner_of, random_version
 
 NUM_VERSIONS = 6
 NUM_REQUESTS = 4
-NUM_TOKENS = 16
-"""Short replies: a new champion waits while older ones end theirs, and two hundred swaps are to end within minutes."""
-QUIET_REPLIES = 2
-"""Of each stream, before the first swap: what its waits are compared with."""
+LENGTHS = range(9, 25)
+"""Tokens of replies, a length for each stream in turn. Short, since a new champion waits while older ones end theirs and two
+hundred swaps are to end within minutes; and unequal, so that prompts are read at all times: streams in step would read them
+all at once before the swaps, and a few in every step once swaps have put them out of step."""
+WARMING_REPLIES, QUIET_REPLIES = 2, 4
+"""Of each stream, before the first swap: while they get out of step, and what waits are compared with."""
 TIMEOUT_S = 300.0
 """For a new version to be heard."""
 
@@ -64,6 +66,11 @@ class Heard:
             self.dropped += dropped
             self.garbled += garbled
             self._changed.notify_all()
+
+    def forget_before(self, at: float) -> None:
+        """Waits that began earlier do not count."""
+        self.gaps = [wait for wait in self.gaps if wait[0] >= at]
+        self.firsts = [wait for wait in self.firsts if wait[0] >= at]
 
     async def count_to(self, replies: int) -> None:
         """Wait until so many have ended."""
@@ -101,7 +108,7 @@ async def _measure(
     find_or_fetch("causal", settings)
     engine = build_engine(_with_places(settings, num_streams), adapters)
     requests = [
-        TextRequest(prompt, (source,), number, NUM_TOKENS, chat=str(number))
+        TextRequest(prompt, (source,), number, LENGTHS[-1], chat=str(number))
         for number, (prompt, source) in enumerate(prompts_of(domain, NUM_REQUESTS))
     ]
     reference = {version: await _written(engine, version, requests) for version in (BASE_VERSION, *versions)}
@@ -111,7 +118,9 @@ async def _measure(
         asyncio.create_task(_stream(engine, requests, i, reference, heard, begun, over)) for i in range(num_streams)
     ]
     following = asyncio.create_task(engine.follow_champion(poll_s=0.01))
-    await heard.count_to(QUIET_REPLIES * num_streams)
+    await heard.count_to(WARMING_REPLIES * num_streams)
+    quiet_from = time.monotonic()
+    await heard.count_to((WARMING_REPLIES + QUIET_REPLIES) * num_streams)
     swaps, rss = [], [_rss_mib()]
     for number in tqdm(range(num_swaps), unit="swap", file=sys.stderr, disable=None):
         version, started = versions[number % len(versions)], time.monotonic()
@@ -126,6 +135,7 @@ async def _measure(
     following.cancel()
     stats = engine.writer_stats
     await engine.close()
+    heard.forget_before(quiet_from)
     return _report(heard, swaps, rss, num_streams, 1000 * stats.step_s / max(1, stats.num_steps))
 
 
@@ -172,7 +182,7 @@ def _with_places(settings: Settings, num_streams: int) -> Settings:
     return replace(
         settings,
         engine=replace(settings.engine, replies_at_once=num_streams),
-        policy=replace(settings.policy, max_reply_tokens=NUM_TOKENS),
+        policy=replace(settings.policy, max_reply_tokens=LENGTHS[-1]),
     )
 
 
@@ -197,22 +207,29 @@ async def _stream(
     begun: dict[str, asyncio.Event],
     over: asyncio.Event,
 ) -> None:
-    """One reply after the other under whatever version is champion when it begins."""
+    """One reply after the other, of this stream's length, under whatever version is champion when it begins."""
+    length = LENGTHS[number % len(LENGTHS)]
     while not over.is_set():
         place = number % len(requests)
         number += 1
         asked_at = time.monotonic()
         async with engine.lease() as lease:
             last, generated = 0.0, None
-            async for piece in lease.write(requests[place]):
+            async for piece in lease.write(replace(requests[place], max_tokens=length)):
                 now = time.monotonic()
                 waits, since = (heard.gaps, last) if last else (heard.firsts, asked_at)
                 waits.append((since, now))
                 last, generated = now, piece.generated
                 begun[lease.version].set()
             expected = reference[lease.version][place]
-            is_same = generated and (generated.token_ids, generated.text) == (expected.token_ids, expected.text)
-            await heard.add_reply(dropped=generated is None, garbled=generated is not None and not is_same)
+            await heard.add_reply(
+                dropped=generated is None, garbled=generated is not None and not _is_cut(generated, expected, length)
+            )
+
+
+def _is_cut(generated: Generated, expected: Generated, length: int) -> bool:
+    """Whether it is the first `length` tokens of what was expected, and their text."""
+    return generated.token_ids == expected.token_ids[:length] and expected.text.startswith(generated.text)
 
 
 def _rss_mib() -> float:

@@ -54,7 +54,9 @@ async def test_twenty_swaps_under_eight_streams_garble_none(tmp_path: Path) -> N
     streams = [asyncio.create_task(stream(number)) for number in range(NUM_STREAMS)]
     for swap in range(NUM_SWAPS):
         adapters.set_champion(versions[swap % NUM_VERSIONS], "gate passed", "learner")
-        while engine.champion != versions[swap % NUM_VERSIONS]:  # It waits while older ones hold all copies of the layers.
+        while (
+            engine.champion != versions[swap % NUM_VERSIONS]
+        ):  # It waits while older ones hold all copies of the layers.
             await engine._follow_once()
             await asyncio.to_thread(int)
         before = len(seen)

@@ -40,7 +40,7 @@ def test_swaps_under_streams_leave_every_reply_as_its_version_writes_it(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three swaps under three streams, on tiny models."""
-    monkeypatch.setattr(swap_engine, "NUM_TOKENS", 8)
+    monkeypatch.setattr(swap_engine, "LENGTHS", range(6, 9))
     texts = texts_of(load_domain("bank"))
     folder = make_settings().home
     settings = make_settings(

@@ -11,8 +11,8 @@ from bot.errors import AdapterError
 from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Piece, is_supported, pick_dtype
-from bot.policy.factors import Factors, read_factors
-from tests.tiny_models import load_tiny_causal, random_adapter
+from bot.policy.factors import Factors
+from tests.tiny_models import factors_of, load_tiny_causal, random_adapter
 
 TEXTS = {
     name: tuple(torch.randint(0, 400, (length,), generator=torch.Generator().manual_seed(length)).tolist())
@@ -38,8 +38,11 @@ def decoder(causal: CausalPart) -> Decoder:
 def decoder_of(causal: CausalPart, dtype: torch.dtype = torch.float32) -> Decoder:
     """The first version merged, the second beside the base model."""
     built = Decoder(causal.model.base, dtype=dtype, num_slots=4, num_positions=200)
-    built.add("first", built.prepare(read_factors(causal.model.config("first"), causal.model.weights("first"))))
-    built.add("second", built.prepare(read_factors(causal.model.config("second"), causal.model.weights("second")), merged=False))
+    built.add("first", built.prepare(factors_of(causal.model, "first")))
+    built.add(
+        "second",
+        built.prepare(factors_of(causal.model, "second"), merged=False),
+    )
     return built
 
 
@@ -71,7 +74,7 @@ def test_versions_in_one_pass_are_each_what_they_are_alone(causal: CausalPart, d
 
 def test_merged_and_beside_are_one_policy(causal: CausalPart, decoder: Decoder) -> None:
     """Invariant 1 for whatever copy serves: 1e-4 in fp32."""
-    decoder.add("merged", decoder.prepare(read_factors(causal.model.config("second"), causal.model.weights("second"))))
+    decoder.add("merged", decoder.prepare(factors_of(causal.model, "second")))
     beside, merged = (decoder.run([Piece(0, 0, TEXTS["second"], name, 70)]) for name in ("second", "merged"))
     assert close(beside.log_softmax(-1), merged.log_softmax(-1))
 
@@ -109,7 +112,7 @@ def test_in_bfloat16_numbers_are_within_what_rounding_is_said_to_change(causal: 
 def test_a_version_is_tried_out_beside_those_that_run(causal: CausalPart, decoder: Decoder) -> None:
     """With the same weights and a cache of its own."""
     decoder.run([Piece(0, 0, TEXTS["first"][:-1], "first", 0)])
-    layers = decoder.prepare(read_factors(causal.model.config("second"), causal.model.weights("second")))
+    layers = decoder.prepare(factors_of(causal.model, "second"))
     beside = decoder.beside(layers, "tried", num_positions=80)
     assert close(beside.run([Piece(0, 0, TEXTS["second"], "tried", 1)])[0], reference(causal, "second")[-1])
     assert decoder.versions == {BASE, "first", "second"}

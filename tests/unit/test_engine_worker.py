@@ -13,10 +13,9 @@ from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE, lora_config
 from bot.policy.decoder import Decoder, Piece
-from bot.policy.factors import read_factors
 from bot.policy.types import TextRequest
 from bot.policy.voice import Voice, WriterOptions
-from tests.tiny_models import load_tiny_causal, random_adapter
+from tests.tiny_models import factors_of, load_tiny_causal, random_adapter
 
 WRITE = TextRequest('[["system", "Help."], ["user", "hello"]]', ("In 5 days.",), seed=7, max_tokens=16)
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -67,7 +66,7 @@ async def test_versions_outlive_the_thread_and_can_be_freed_after_it(tmp_path: P
     model = mortal.voice.causal.model
     for version, seed in (("v000001", 1), ("v000002", 2)):
         model.load(version, lora_config(4, 8), random_adapter(model, seed))
-        mortal.decoder.add(version, mortal.decoder.prepare(read_factors(model.config(version), model.weights(version))))
+        mortal.decoder.add(version, mortal.decoder.prepare(factors_of(model, version)))
     whole = await mortal.write("v000001")
     mortal.passes_left = 3
     with pytest.raises(ModelError):

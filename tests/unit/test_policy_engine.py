@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -57,12 +57,12 @@ Weights = dict[str, torch.Tensor]
 class Misloaded(dict[str, torch.Tensor]):
     """Weights to which something happens on their way from the file into the model, at the moment when they are used."""
 
-    def __init__(self, weights: Weights, spoil: Callable[[Weights], Weights]) -> None:
+    def __init__(self, weights: Weights, version: str, spoil: dict[str, Callable[[Weights], Weights]]) -> None:
         super().__init__(weights)
-        self._spoil = spoil
+        self._version, self._spoil = version, spoil
 
     def items(self) -> Any:
-        return self._spoil(dict(self)).items()
+        return self._spoil.get(self._version, dict)(dict(self)).items()
 
 
 class Rig:
@@ -86,10 +86,7 @@ class Rig:
 
     def read(self, adapters: AdapterStore, version: str) -> VersionFiles:
         files = read_version(adapters, version)
-        if files.causal is None:
-            return files
-        spoil = lambda weights: self.spoil.get(version, dict)(weights)  # noqa: E731 - looked up when it is used
-        return replace(files, causal=Misloaded(files.causal, spoil))
+        return replace(files, causal=files.causal and Misloaded(files.causal, version, self.spoil))
 
     def publish(self, seed: int, **overrides: Any) -> str:
         return publish_version(self.adapters, self.model, seed, writer=self.writer, **overrides)
@@ -436,7 +433,6 @@ async def test_a_start_falls_back_to_the_newest_earlier_version_that_can_be_trus
 
 
 # --- invariant 3, the causal part -------------------------------------------------------------------------------------
-
 def nudged(tensors: Weights) -> Weights:
     """One matrix of all is a tenth larger."""
     last = max(name for name in tensors if "lora_B" in name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -19,11 +18,10 @@ from bot.errors import ModelError
 from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Piece
-from bot.policy.factors import read_factors
 from bot.policy.prefixes import BLOCK_TOKENS
 from bot.policy.types import TextRequest
 from bot.policy.writer import Writer
-from tests.tiny_models import load_tiny_causal, random_adapter
+from tests.tiny_models import factors_of, load_tiny_causal, random_adapter
 
 SYSTEM = "You are the assistant of a bank. Answer in few words, kindly, using only these facts: in 5 days."
 ACTIVATED, PLAIN = "activated", "plain"
@@ -72,8 +70,14 @@ class Rig:
         self.decoder = Gated(causal.model.base, dtype=torch.float32, num_slots=num_slots, num_positions=512)
         self.decoder.gate = threading.Semaphore(1_000_000)  # type: ignore[attr-defined]
         self.decoder.begun = threading.Event()
-        self.decoder.add(ACTIVATED, self.decoder.prepare(read_factors(causal.model.config(ACTIVATED), causal.model.weights(ACTIVATED))))
-        self.decoder.add(PLAIN, self.decoder.prepare(read_factors(causal.model.config(PLAIN), causal.model.weights(PLAIN)), merged=False))
+        self.decoder.add(
+            ACTIVATED,
+            self.decoder.prepare(factors_of(causal.model, ACTIVATED)),
+        )
+        self.decoder.add(
+            PLAIN,
+            self.decoder.prepare(factors_of(causal.model, PLAIN), merged=False),
+        )
         self.writer = Writer(
             causal.vocabulary, self.decoder, max_prefix_tokens=prefix_tokens, clock=lambda: self.decoder.now
         )
@@ -166,7 +170,9 @@ async def test_what_many_begin_with_who_ask_at_once_is_read_once(causal: CausalP
     rig = Rig(causal, prefix_tokens=prefix_tokens)
     rig.decoder.gate = threading.Semaphore(0)  # type: ignore[attr-defined]
     other = ask(5, prompt=json.dumps([["system", "Another text."], ["user", "hello"]]))
-    alike = [ask(number, prompt=json.dumps([["system", 3 * SYSTEM], ["user", f"card {number}?"]])) for number in range(3)]
+    alike = [
+        ask(number, prompt=json.dumps([["system", 3 * SYSTEM], ["user", f"card {number}?"]])) for number in range(3)
+    ]
     tasks = [asyncio.create_task(rig.write(other))]
     assert await asyncio.to_thread(rig.decoder.begun.wait, 60)
     tasks += [asyncio.create_task(rig.write(request)) for request in alike]
@@ -175,7 +181,8 @@ async def test_what_many_begin_with_who_ask_at_once_is_read_once(causal: CausalP
     for request, ours in zip([other, *alike], await asyncio.gather(*tasks), strict=True):
         assert_same(ours, rig.alone(request))
     prompts = [causal.prompt_ids(request.prompt) for request in (other, *alike)]
-    shared = len(os.path.commonprefix(prompts[1:])) // BLOCK_TOKENS * BLOCK_TOKENS
+    first_other = next(i for i, tokens in enumerate(zip(*prompts[1:], strict=False)) if len(set(tokens)) > 1)
+    shared = first_other // BLOCK_TOKENS * BLOCK_TOKENS
     assert shared >= 2 * BLOCK_TOKENS
     spared = 2 * shared if prefix_tokens else 0
     stats = rig.writer.stats
