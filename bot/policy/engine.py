@@ -29,21 +29,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bot.conversation import BASE_VERSION, LegalAct
+from bot.conversation import BASE_VERSION
 from bot.errors import AdapterError, ModelError
 from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.chooser import Chooser
 from bot.policy.decoder import use_threads
-from bot.policy.manifest import CanaryProbe
-from bot.policy.model import ActRow, PolicyModel, draw
+from bot.policy.model import PolicyModel
 from bot.policy.scheduler import MicroBatcher
 from bot.policy.tally import SECONDS, Tally
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest, WriterStats
-from bot.policy.voice import Voice, WriterOptions, compare
+from bot.policy.voice import Voice, WriterOptions
 from bot.policy.weights import VersionFiles, read_version
 
 log = logging.getLogger(__name__)
@@ -74,9 +72,9 @@ class Engine:
         self._crowded_at: float | None = None
         """Since when a new champion waits for older versions to leave."""
         self._model = model
+        self._chooser = Chooser(model, temperature)
         self._adapters = adapters
         self._read = read
-        self._temperature = temperature
         self._load_causal = load_causal
         self._writing = writing or WriterOptions()
         self._voice: Voice | None = None
@@ -85,10 +83,9 @@ class Engine:
         self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
         # Loading, merging and probing a version takes seconds of a core: those who are being written for go before it.
         self._gentle_thread = ThreadPoolExecutor(1, "versions", _yield_to_others)
-        self._choices = MicroBatcher(self._encoder_thread, self._choose_batch, max_batch=max_batch)
-        self._embeddings = MicroBatcher(self._encoder_thread, self._embed_batch, max_batch=max_batch)
+        self._choices = MicroBatcher(self._encoder_thread, self._chooser.choose, max_batch=max_batch)
+        self._embeddings = MicroBatcher(self._encoder_thread, self._chooser.embed, max_batch=max_batch)
         self._loaded: dict[str, VersionFiles] = {}
-        self._values: dict[str, tuple[Tensor, Tensor]] = {}
         self._refs: Counter[str] = Counter()
         self._champion = BASE_VERSION
         self._refused: dict[str, float] = {}
@@ -243,42 +240,6 @@ class Engine:
         rows = await asyncio.gather(*(self._embeddings.submit(text) for text in texts))
         return np.stack(rows)
 
-    # --- on the worker threads ------------------------------------------------------------------------------------------
-    @torch.no_grad()
-    def _choose_batch(self, items: Sequence[tuple[ActRequest, str]]) -> list[Choice]:
-        encoder = self._model.encoder
-        rows = [
-            ActRow(encoder.tokenize(request.query), request.legal, self._temperature, request.prompt)
-            for request, _ in items
-        ]
-        adapters = [BASE if version == BASE_VERSION else version for _, version in items]
-        scored = self._model.score(rows, adapters)
-        choices = []
-        for i, (request, version) in enumerate(items):
-            logprobs_A = scored.logprobs_B_A[i, : len(request.legal)].double().cpu()
-            choices.append(
-                Choice(
-                    chosen=draw(logprobs_A, request.seed),
-                    mode=int(logprobs_A.argmax()),
-                    logprobs=tuple(logprobs_A.tolist()),
-                    value=self._value(version, scored.states_B_D[i]),
-                    query_ids=rows[i].query_ids,
-                    temperature=self._temperature,
-                    parts=self._model.parts,
-                )
-            )
-        return choices
-
-    def _value(self, version: str, state_D: Tensor) -> float:
-        if version not in self._values:
-            return 0.0
-        weight_D, bias = self._values[version]
-        return float(state_D @ weight_D + bias)
-
-    def _embed_batch(self, texts: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        encoder = self._model.encoder
-        return list(encoder.pool([encoder.tokenize(text) for text in texts]).cpu().numpy())
-
     # --- versions -------------------------------------------------------------------------------------------------------
     def _before(self, version: str) -> list[str]:
         """Earlier versions that still have weights, newest first; the base version last."""
@@ -333,40 +294,11 @@ class Engine:
                 voice = await self._need_voice() if scores_acts else self._voice
                 if voice is not None:
                     await loop.run_in_executor(self._thread_of(voice), voice.hang_in, version, files)
-                await loop.run_in_executor(self._encoder_thread, self._hang_in, version, files)
+                await loop.run_in_executor(self._encoder_thread, self._chooser.hang_in, version, files)
             except Exception:
                 await asyncio.gather(*self._drop_later(version))
                 raise
             self._loaded[version] = files
-
-    def _hang_in(self, version: str, files: VersionFiles) -> None:
-        expected, got = self._model.encoder.name, files.manifest.base_models.get("encoder")
-        if expected.partition(":")[2] != str(got).partition(":")[2]:
-            raise AdapterError(f"{version}: expected an adapter of encoder {expected}, got one of {got}")
-        self._drop(version)  # Whoever waited for an earlier load may have been cancelled and left its layers behind.
-        self._model.encoder.model.load(version, files.encoder_config, files.encoder)
-        if files.cases is not None:
-            self._model.cases[version] = files.cases.to(self._model.encoder.device)
-        self._probe(version, files.manifest.probes)
-        if files.value is not None:
-            self._values[version] = self._value_head(files.value)
-
-    def _value_head(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        weight_D, bias = tensors["linear.weight"][0], tensors["linear.bias"][0]
-        if weight_D.shape != (self._model.encoder.width,):
-            raise AdapterError(f"value head: expected {self._model.encoder.width} weights, got {len(weight_D)}")
-        return weight_D.to(self._model.encoder.device), bias.to(self._model.encoder.device)
-
-    @torch.no_grad()
-    def _probe(self, version: str, probes: Sequence[CanaryProbe]) -> None:
-        """Invariant 3: what was loaded is what was trained."""
-        if not probes:
-            raise AdapterError(f"{version}: expected canary probes in the manifest, got none")
-        for probe in probes:
-            legal = tuple(LegalAct(f"probe:{i}", texts) for i, texts in enumerate(probe.acts))
-            row = ActRow(self._model.encoder.tokenize(probe.query), legal, probe.temperature, probe.prompt)
-            got_A = self._model.score([row], [version]).logprobs_B_A[0].cpu()
-            compare(got_A, torch.tensor(probe.logprobs), f"{version}: canary log-probabilities")
 
     async def _free_unused(self) -> None:
         """Free every version that nobody leases. All is queued before the first wait: a lease that begins meanwhile
@@ -383,16 +315,10 @@ class Engine:
     def _drop_later(self, version: str) -> list[asyncio.Future[None]]:
         """Queued in each part's thread."""
         loop, voice = asyncio.get_running_loop(), self._voice
-        jobs = [loop.run_in_executor(self._encoder_thread, self._drop, version)]
+        jobs = [loop.run_in_executor(self._encoder_thread, self._chooser.drop_version, version)]
         if voice is not None:
             jobs.append(loop.run_in_executor(self._thread_of(voice), voice.drop_version, version))
         return jobs
-
-    def _drop(self, version: str) -> None:
-        self._values.pop(version, None)
-        self._model.cases.pop(version, None)
-        if version in self._model.encoder.model.names:
-            self._model.encoder.model.delete(version)
 
     def _check_open(self) -> None:
         if self._closed:
