@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -48,6 +49,8 @@ from bot.tracing import Span, no_span
 log = logging.getLogger(__name__)
 
 TALK_TO_A_PERSON = "Talk to a person"
+SENTENCE_SHARE = 0.75
+"""Of the longest reply: from here on a generated one ends with its sentence."""
 
 
 class Session:
@@ -309,7 +312,8 @@ class Session:
             self._settings.engine.reply_deadline_s,
         )
         length, temperature = policy.max_reply_tokens, policy.text_temperature
-        request = TextRequest(prompt, sources, seed, length, temperature, chat, policy.stop, deadline_s)
+        whole_from = math.ceil(SENTENCE_SHARE * length)
+        request = TextRequest(prompt, sources, seed, length, temperature, chat, policy.stop, deadline_s, whole_from)
         written, generated, index = "", None, 0
         try:
             async with aclosing(lease.write(request)) as pieces:

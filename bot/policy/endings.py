@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,6 +12,11 @@ LONGEST_CYCLE = 24
 MIN_CYCLES = 3
 MIN_REPEATED = 12
 """A reply runs in circles when its last tokens are one cycle at least three times over, and at least so many tokens."""
+_CLOSERS = "\"'’”»)]*_"
+_CLOSING = f"[{re.escape(_CLOSERS)}]*"
+_SENTENCE_END = re.compile(rf"[.!?…]{_CLOSING}\s+\Z|[。！？]{_CLOSING}\s*\Z")
+_NO_END = re.compile(r"(?:(?:^|\n)\W*\d+|\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|Nr|vs|approx|e\.g|i\.e))\.\s+\Z")
+"""A list's number, or a point that only shortens a word."""
 
 
 class Words(Protocol):
@@ -23,15 +29,33 @@ class Words(Protocol):
 
 
 def read_on(words: Words, text: str, tokens: Sequence[int], request: TextRequest) -> tuple[str, str]:
-    """Text of the tokens so far, given that of all but the newest, and why the reply ends there ("": it does not)."""
+    """Text of the tokens so far, given that of all but the newest, and why the reply ends there ("": it does not).
+
+    The first word of a sentence that would begin too late is drawn and not shown, as stop strings are: only it tells that
+    the sentence before had ended, and the row keeps every token that was drawn.
+    """
     if tokens[-1] in words.stop_ids:
         return text, "stop"
-    text, is_stopped = cut_at_stop(words.text_of(tokens, text), request.stop)
+    before = text
+    text, is_stopped = cut_at_stop(words.text_of(tokens, before), request.stop)
     if is_stopped:
         return text, "stop"
+    if request.sentence_from is not None and len(tokens) > request.sentence_from and begins_sentence(before, text):
+        return before, "length"
     if len(tokens) >= request.max_tokens:
         return text, "length"
     return text, "repetition" if is_in_circles(tokens) else ""
+
+
+def begins_sentence(before: str, text: str) -> bool:
+    """Whether the first word of another sentence stands in `text` and not yet in `before`, its beginning."""
+    added = text[len(before) :]
+    start = len(before) + len(added) - len(added.lstrip())
+    if not added.strip() or not before.strip() or text[start].islower():
+        return False
+    if not text[start - 1].isspace() and text[start] in _CLOSERS:
+        return False
+    return bool(_SENTENCE_END.search(text, 0, start)) and not _NO_END.search(text, 0, start)
 
 
 def is_in_circles(tokens: Sequence[int]) -> bool:

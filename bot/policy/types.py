@@ -60,6 +60,8 @@ class TextRequest:
     """Strings at which the reply ends; they are not shown."""
     deadline_s: float | None = None
     """From now: a reply that has not begun by then is a ModelError, one that has ends there."""
+    sentence_from: int | None = None
+    """Tokens from which on the reply ends with its sentence; None: only `max_tokens` ends it."""
 
 
 @dataclass(frozen=True, slots=True)

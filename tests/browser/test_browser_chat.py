@@ -78,6 +78,22 @@ def test_stop_ends_the_reply_where_it_is(visit: Visit, product: Product) -> None
     expect(page.locator(".rj-bot .rj-text").last).to_have_text("Your card")
 
 
+@pytest.mark.parametrize(
+    ("reason", "tokens", "shown"),
+    [
+        ("length", ("Your card ", "is on"), "Your card is on…"),
+        ("length", ("Your card ", "is on ", "its way."), "Your card is on its way."),
+        ("stop", ("Your card ", "is on"), "Your card is on"),
+    ],
+)
+def test_a_reply_cut_in_the_middle_of_a_sentence_says_so(
+    visit: Visit, product: Product, reason: str, tokens: tuple[str, ...], shown: str
+) -> None:
+    """By an ellipsis; one that ends with its sentence, or by itself, has none."""
+    product.rig.replier.stop_reason, product.rig.policy.tokens = reason, tokens
+    expect(ask(visit.chat()).locator(".rj-text")).to_have_text(shown)
+
+
 def test_a_second_tab_sees_the_same_conversation_live(visit: Visit, product: Product) -> None:
     """History on opening, then messages, deltas and votes as they happen in the first."""
     first = visit.chat()

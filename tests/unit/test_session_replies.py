@@ -14,6 +14,7 @@ from bot.conversation import BASE_VERSION, Delta, Message, SignalKind, is_holdou
 from bot.errors import ModelError
 from bot.policy.acts import Candidate
 from bot.policy.scripted import TOKEN_LOGPROB
+from bot.policy.types import TextRequest
 from tests.builders import make_conversation
 from tests.session_rig import HOLDOUT_KEY, Found, Rig, drained, open_session
 
@@ -356,6 +357,14 @@ async def test_a_generated_reply_is_streamed_and_stored_with_its_tokens(writing:
     assert generated.logprobs == (TOKEN_LOGPROB,) * 4
     assert generated.sources == (writing.domain.articles["card_arrival"].answer,)
     assert (generated.text, generated.temperature) == (message.text, 0.7)
+
+
+async def test_a_generated_reply_ends_with_its_sentence_from_three_quarters_of_its_longest_on(writing: Rig) -> None:
+    """80 tokens by default: from 60 on."""
+    await writing.say("Where is my card?")
+    asked = writing.policy.requests[-1]
+    assert isinstance(asked, TextRequest)
+    assert (asked.max_tokens, asked.sentence_from) == (80, 60)
 
 
 async def test_a_cancelled_reply_keeps_what_was_written_and_its_decision(writing: Rig) -> None:

@@ -178,6 +178,22 @@ async def test_a_reply_ends_where_our_own_engine_would_end_it(rig: Rig) -> None:
     assert len(circling.token_ids) == 3 * len(said)
 
 
+async def test_a_reply_near_its_longest_ends_with_its_sentence(rig: Rig) -> None:
+    """Past the soft cap the word that begins another sentence is not shown, and the server writes no more of it; its
+    log-probability is kept. The control says all."""
+    await rig.policy.step()
+    words = rig.vocabulary.tokenizer(" soon. It goes on", add_special_tokens=False)["input_ids"]
+    rig.fake.reply[:] = [*words, rig.fake.reply[-1]]
+    async with rig.policy.lease() as lease:
+        short = await written(lease, replace(WRITE, max_tokens=200, sentence_from=1))
+        long = await written(lease, replace(WRITE, max_tokens=200))
+
+    assert (short.text, short.stop_reason) == ("soon.", "length")
+    assert (long.text, long.stop_reason) == ("soon. It goes on", "stop")
+    count = len(short.token_ids)
+    assert (short.token_ids, short.logprobs) == (long.token_ids[:count], long.logprobs[:count])
+
+
 async def test_a_reply_without_a_word_at_its_deadline_is_an_error_of_its_own(rig: Rig) -> None:
     """The server has not begun it: `engine.reply_deadline_s` holds here too. The others go on being written."""
     await rig.policy.step()

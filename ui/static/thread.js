@@ -232,7 +232,7 @@ export class Thread {
     node.classList.remove("rj-streaming");
     node.removeAttribute("aria-busy");
     node.dataset.messageId = message.id;
-    node.querySelector(".rj-text").replaceChildren(renderMarkdown(message.text));
+    node.querySelector(".rj-text").replaceChildren(renderMarkdown(shownText(message)));
     const on = { vote: (vote) => this.actions.vote(message.id, vote), form: () => this.actions.formMoved(), learns: () => this.learns };
     const votes = canVote(message) ? new VoteBar(this.say, this.chips, on, Boolean(message.ask_rating)) : null;
     node.querySelector(".rj-meta").replaceChildren(...this.#metaParts(message, votes));
@@ -286,6 +286,14 @@ export class Thread {
   #typingDots() {
     return el("div", { class: "rj-typing", hidden: true, role: "status", aria: { label: this.say("typing") } }, el("i"), el("i"), el("i"));
   }
+}
+
+const ENDED = /(?:^|[.!?…:。！？])["'’”»)\]*_\x60]*\s*$/u;
+
+/** A reply that was cut in the middle of a sentence says so; one that its person stopped has a note for that. */
+export function shownText(message) {
+  const isCut = ["length", "deadline", "repetition"].includes(message.stop_reason) && !ENDED.test(message.text);
+  return isCut ? message.text.trimEnd() + "…" : message.text;
 }
 
 /** Replies that the policy chose can be rated; a server that does not say marks them by their version. */
