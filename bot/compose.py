@@ -70,15 +70,15 @@ class Backend:
 def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
     """The models of the settings behind one engine; the causal one is loaded when first needed.
 
-    Only one thread of the server computes with helpers (`bot.policy.decoder.use_threads`): who writes, or where nothing can be
-    written, who chooses.
+    Only one thread of the server computes with helpers (`bot.policy.threads`): who chooses, and from the first generated reply
+    on, who writes.
     """
     import torch
 
     from bot.policy.causal import CausalPart
-    from bot.policy.decoder import use_threads
     from bot.policy.encoder import EncoderPart
     from bot.policy.model import PolicyModel
+    from bot.policy.threads import use_threads
     from bot.policy.voice import WriterOptions
 
     threads = settings.policy.threads or torch.get_num_threads()
@@ -109,7 +109,7 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
         load_causal=load_causal if is_here else None,
         max_batch=settings.engine.max_batch,
         writing=writing,
-        act_threads=1 if is_here and causal is None else threads,
+        act_threads=threads,
     )
 
 

@@ -81,17 +81,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def use_threads(num_threads: int) -> None:
-    """Torch threads of the calling thread and of those that begin later; 0 leaves what is.
-
-    On a CPU each thread that computes gets helpers of its own from OpenMP. While all of a process together are more than
-    the processors, OpenMP puts a helper to sleep between any two products instead of letting it wait, and a step with two
-    threads takes longer than with one (33 against 17 ms; the helpers' only owner: 14.5 ms). So one thread has helpers.
-    """
-    if num_threads:
-        torch.set_num_threads(num_threads)
-
-
 class Decoder:
     """A Llama with its cache and its versions."""
 

@@ -17,13 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,18 +33,16 @@ from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.chooser import Chooser
-from bot.policy.decoder import use_threads
 from bot.policy.model import PolicyModel
 from bot.policy.scheduler import MicroBatcher
 from bot.policy.tally import SECONDS, Tally
+from bot.policy.threads import OneThread, yield_to_others
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest, WriterStats
 from bot.policy.voice import Voice, WriterOptions
 from bot.policy.weights import VersionFiles, read_version
 
 log = logging.getLogger(__name__)
 
-GENTLE_NICENESS = 10
-"""Of the thread that loads versions: about a ninth of the share that the others have where cores are short."""
 ROOM_WAIT_S = 60.0
 """How long a new champion waits while as many versions are in use as have copies of the layers."""
 
@@ -78,11 +73,11 @@ class Engine:
         self._load_causal = load_causal
         self._writing = writing or WriterOptions()
         self._voice: Voice | None = None
-        self._encoder_thread = ThreadPoolExecutor(1, "encoder", use_threads, (act_threads,))
+        self._encoder_thread = OneThread("encoder", act_threads)
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
-        self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
+        self._causal_thread = self._encoder_thread if model.causal is not None else OneThread("causal")
         # Loading, merging and probing a version takes seconds of a core: those who are being written for go before it.
-        self._gentle_thread = ThreadPoolExecutor(1, "versions", _yield_to_others)
+        self._gentle_thread = ThreadPoolExecutor(1, "versions", yield_to_others)
         self._choices = MicroBatcher(self._encoder_thread, self._chooser.choose, max_batch=max_batch)
         self._embeddings = MicroBatcher(self._encoder_thread, self._chooser.embed, max_batch=max_batch)
         self._loaded: dict[str, VersionFiles] = {}
@@ -330,9 +325,11 @@ class Engine:
             if self._voice is None:
                 loop = asyncio.get_running_loop()
                 self._voice = await loop.run_in_executor(self._causal_thread, self._load_voice)
+                if self._model.causal is None and self._voice.writes_together:
+                    self._encoder_thread.renew(1)  # From now on who writes has the helpers.
             return self._voice
 
-    def _thread_of(self, voice: Voice) -> ThreadPoolExecutor:
+    def _thread_of(self, voice: Voice) -> Executor:
         """Where its versions are loaded and freed: apart from the threads that score acts and write, if any may be."""
         is_alone = self._model.causal is None and voice.writes_together
         return self._gentle_thread if is_alone else self._causal_thread
@@ -343,15 +340,6 @@ class Engine:
             raise ModelError("generated replies: expected a causal model, none is configured")
         loaded = causal if causal is not None or self._load_causal is None else self._load_causal()
         return Voice(loaded, self._writing, scores_acts=causal is not None)
-
-
-def _yield_to_others() -> None:
-    """A lower priority for this thread alone, and no helpers (Linux, where a thread has a priority of its own)."""
-    use_threads(1)
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        now = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, now + GENTLE_NICENESS))
 
 
 @dataclass(frozen=True, slots=True)

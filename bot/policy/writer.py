@@ -26,13 +26,14 @@ from torch import Tensor
 from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE
-from bot.policy.decoder import Decoder, Layers, Piece, use_threads
+from bot.policy.decoder import Decoder, Layers, Piece
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache, block_keys, followers
 from bot.policy.sampling import NOTHING_TO_DRAW, draw
 from bot.policy.scheduler import Job, Reading, Scheduler
 from bot.policy.tally import SECONDS, SIZES, Tally
+from bot.policy.threads import use_threads
 from bot.policy.types import TextDelta, TextRequest, WriterStats
 from bot.policy.vocabulary import Vocabulary
 

@@ -29,9 +29,10 @@ from bot.conversation import State, Turn
 from bot.domain import Domain, load_domain
 from bot.policy.adapted import lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.decoder import Decoder, pick_dtype, use_threads
+from bot.policy.decoder import Decoder, pick_dtype
 from bot.policy.download import find_or_fetch
 from bot.policy.factors import read_factors
+from bot.policy.threads import use_threads
 from bot.policy.types import TextRequest
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS, Vocabulary
 from bot.policy.weights import write_part

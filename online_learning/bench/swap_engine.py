@@ -28,6 +28,7 @@ from bot.identity import home_secret
 from bot.policy.adapters import AdapterStore
 from bot.policy.download import find_or_fetch
 from bot.policy.engine import Engine
+from bot.policy.threads import use_threads
 from bot.policy.types import Lease, TextRequest
 from bot.settings import Settings
 from online_learning.bench.product import percentiles, throw_away
@@ -88,6 +89,7 @@ def main(settings: Settings, args: argparse.Namespace) -> int:
 
 def run(settings: Settings, num_swaps: int, num_streams: int) -> dict[str, Any]:
     """Swap `num_swaps` times under `num_streams` streams; the report."""
+    use_threads(1)  # Before anything computes: the versions are made here, and this thread must not keep helpers.
     domain, adapters = load_domain(settings.domain), AdapterStore(settings.adapters, home_secret(settings.home))
     learner = learner_of(settings)
     versions = [

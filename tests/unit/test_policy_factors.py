@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +37,9 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> CausalPart:
     return load_tiny_causal(tmp_path_factory.mktemp("factors"))
 
 
-@pytest.mark.parametrize(("overrides", "scale"), [({}, 4.0), ({"use_rslora": True, "r": 2, "lora_alpha": 8}, 8 / 2**0.5)])
+@pytest.mark.parametrize(
+    ("overrides", "scale"), [({}, 4.0), ({"use_rslora": True, "r": 2, "lora_alpha": 8}, 8 / 2**0.5)]
+)
 def test_the_scale_is_alpha_over_rank_or_its_root(overrides: dict[str, Any], scale: float) -> None:
     """arXiv 2106.09685 and 2312.03732."""
     found = read_factors(config_of(**overrides), tensors_of())
