@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Generic, TypeVar
 
-BLOCK_TOKENS = 32
+BLOCK_TOKENS = 16
 T = TypeVar("T")
 
 
