@@ -89,6 +89,8 @@ class LearnSettings:
     """Thumbs of people who seem to press at random count for less; `False` takes all people for alike."""
     augment: float = 0.0
     """Share of the rows that teach in a second wording as well: with slips, emoji, filler, orders to the bot."""
+    words_weight: float = 1.0
+    """Weight of what operators wrote themselves beside rated replies where replies are generated; 0: it teaches no words."""
     layers: str = "head"
     """What of the encoder is adapted: `head` (a linear map of its embeddings; seconds an update) or `all` layers."""
     peft: str = "lora"

@@ -1,7 +1,8 @@
 """What operators teach the bot, and what it suggests to them. No web. (Why it chose: `bot.explaining`.)
 
 A correction does three things: it is kept as a signal; it becomes a case, which speaks in the next choice already; and, where
-the right act is one of the domain's, it becomes a lesson, a decision of the operator's own that the learner trains on.
+the right act is one of the domain's, it becomes a lesson, a decision of the operator's own that the learner trains on. The words
+of a case teach those who write generated replies (`online_learning.demonstrations`); nothing more is kept for that.
 What was chosen in a lesson was not drawn, so lessons are never held out for the gate, which weighs by propensities.
 """
 
@@ -27,13 +28,12 @@ from bot.conversation import (
     SignalKind,
     State,
     Turn,
-    digest,
 )
 from bot.domain import Domain
 from bot.errors import NotAllowed, NotFound
 from bot.explaining import without_case
 from bot.feedback.desk import Doing
-from bot.feedback.desk_records import Case, Pair
+from bot.feedback.desk_records import Case, Pair, case_of_reply
 from bot.feedback.store import Store
 from bot.knowledge.cases import CaseRow
 from bot.policy.acts import legal_acts
@@ -156,16 +156,16 @@ class Teacher:
         await self.load_cases()
         return case
 
-    async def teach_words(self, doing: Doing, said: Message, question: str, draft: str) -> Case:
-        """Make an operator's own reply to a question a case, once: sent again it is the same. Raises NotAllowed, NotFound."""
+    async def teach_words(self, doing: Doing, said: Message, question: str, draft: str, draft_act: str = "") -> Case:
+        """Make an operator's own reply to a question a case, once: sent again it is the same. `draft`, `draft_act`: what the
+        bot had suggested. Raises NotAllowed, NotFound."""
         conversation = await asyncio.to_thread(self._store.conversation, said.conversation_id)
         if not conversation.learn_ok:
             raise NotAllowed("its person does not want this conversation to be learned from")
         found = await self._knowledge.find(question, 1)
-        case_id = f"case_{digest(said.id)[:12]}"
-        case = Case(
-            case_id, doing.at, doing.actor, found.query, f"answer:{case_id}", said.text, draft, "", conversation.id
-        )
+        case_id, at, author = case_of_reply(said.id), doing.at, doing.actor
+        act = f"answer:{case_id}"
+        case = Case(case_id, at, author, found.query, act, said.text, draft, draft_act, conversation.id)
         async with self._correcting:
             with suppress(NotFound):
                 return await asyncio.to_thread(self._store.desk.case, case_id)

@@ -291,6 +291,12 @@ class LearnerConfig:
     text_adapts_prompt: bool = False
     """Whether the adapter also changes how prompts are read. Then nothing of a prompt can be kept between versions or
     passes (an update takes 3 times as long), but servers that know only plain LoRA (vLLM) can use it."""
+    words_weight: float = 1.0
+    """Weight of the likelihood of operators' own words beside PPO over generated replies; 0: they teach nothing. Where an
+    update has no generated reply it makes no difference: Adam's steps do not depend on a loss's scale."""
+    words_rows_per_update: int = 32
+    """Newest ones that an update learns from."""
+    words_per_conversation: int = 3
     text_dtype: Literal["fp32", "bf16"] = "fp32"
     """In what passes with gradient over generated text are computed; scoring without gradient always is in fp32."""
     text_checkpointing: bool = False

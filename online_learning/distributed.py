@@ -173,12 +173,18 @@ class SharedLearner(Learner):
         self._ranks.copy_first(self.trained())
 
     def update(
-        self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str = ""
+        self,
+        earned: Sequence[Credit],
+        rng: np.random.Generator,
+        progress: Progress,
+        version: str = "",
+        words: Sequence[Generated] = (),
     ) -> dict[str, float]:
         """Train together. Raises ValueError when the processes were given different rows or random streams."""
         said = repr([(row.decision.id, row.advantage) for row in earned]) + repr(rng.bit_generator.state)
+        said += repr([text.token_ids for text in words])
         self._ranks.check_same("rows and random stream", said, self.model.encoder.device)
-        return super().update(earned, rng, progress, version)
+        return super().update(earned, rng, progress, version, words)
 
     def share_gradients(self, parameters: Sequence[Tensor]) -> None:
         """The mean over processes."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bot.conversation import BASE_VERSION, Decision
+from bot.conversation import BASE_VERSION, Decision, Generated
 from bot.domain import Domain
 from bot.errors import AdapterError, ConflictError, StoreError
 from bot.feedback.rules import Rules
@@ -32,6 +32,7 @@ from bot.settings import Settings
 from online_learning.advantages import Credit, credit
 from online_learning.batch import admit
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
+from online_learning.demonstrations import Caps, all_spelled, demonstrated
 from online_learning.evidence import collect_evidence, hear_verdicts, rescore
 from online_learning.gate import Thresholds, Verdict, judge
 from online_learning.metrics import MetricsLog, finite
@@ -79,10 +80,15 @@ class Batch:
     cases: Cases | None
     """What the next version remembers; None where cases are off."""
 
+    words: Mapping[str, Generated]
+    """Case id -> an operator's own words."""
+    words_refused: Mapping[str, int]
+
     @property
-    def decision_ids(self) -> list[str]:
-        """The update's lineage."""
-        return [row.decision.id for row in self.credits]
+    def lineage(self) -> dict[str, Any]:
+        """What the update learned from."""
+        ids = [row.decision.id for row in self.credits]
+        return {"decision_ids": ids, "num_decisions": len(ids), "case_ids": list(self.words), "cursor": self.until}
 
     def staleness(self, version: str) -> float:
         """How many versions before `version` the rows were made, in the mean."""
@@ -239,7 +245,9 @@ class Loop:
         verdicts = hear_verdicts(self.learner, self.store, batch.since, self._rescoring)
         try:
             earned = self._augment(batch.credits)
-            metrics: dict[str, Any] = finite(self.learner.update(earned, rng, self._progress, self._version))
+            metrics: dict[str, Any] = finite(
+                self.learner.update(earned, rng, self._progress, self._version, list(batch.words.values()))
+            )
             self.learner.remember(batch.cases)
             self._progress("gate", 0, 1)
             tests = (self.tests.results(CURRENT), tests_before)
@@ -252,6 +260,7 @@ class Loop:
             raise
         verdict = judge(evidence, self.thresholds)
         metrics |= {"rows": len(batch.credits), "twins": len(earned) - len(batch.credits)}
+        metrics |= {"words_rows": len(batch.words), "words_refused": dict(batch.words_refused)}
         metrics |= {
             "fresh": batch.num_fresh,
             "refused": dict(batch.refused),
@@ -274,12 +283,35 @@ class Loop:
         old = [row for row in admitted.rows if row.reward.seq <= cursor]
         room = max(0, self.config.rows_per_update - len(fresh))
         chosen = [*(old[i] for i in sorted(rng.permutation(len(old))[:room])), *fresh]
-        earned = [heard.tell(row) for row in self._credits(chosen, {row.decision.act for row in admitted.rows})]
+        topics = {row.decision.act for row in admitted.rows}
+        earned = [heard.tell(row) for row in self._credits(chosen, topics)]
         errors = self._check([row.decision for row in earned])
         accepted = [row for row in earned if row.decision.id not in self._refused]
         worst = max((errors.get(row.decision.id, 0.0) for row in accepted), default=0.0)
         refused = dict(admitted.refused) | {"rescore": len(self._refused)}
-        return Batch(until, since, accepted, refused, len(fresh), worst, self._cases(admitted.rows))
+        words, words_refused = self._own_words(topics)
+        cases = self._cases(admitted.rows)
+        return Batch(until, since, accepted, refused, len(fresh), worst, cases, words, words_refused)
+
+    def _own_words(self, topics: AbstractSet[str]) -> tuple[dict[str, Generated], dict[str, int]]:
+        """What operators wrote themselves, by case, and what was left out; nothing where no rated reply was generated, since
+        then nobody has use for it. `topics`: see `_credits`."""
+        learn, policy = self.settings.learn, self.settings.policy
+        if not self.config.words_weight:
+            return {}, {}
+        caps = Caps(
+            topics=None if learn.quorum == 1 else topics,
+            per_author_topic=learn.cap_per_person_topic,
+            per_conversation=self.config.words_per_conversation,
+            rows=self.config.words_rows_per_update,
+        )
+        found = demonstrated(self.store, self.domain, caps)
+        if any(row.was_generated for row in found.rows):
+            self._attach_writer()
+        if self.learner.writer is None:
+            return {}, {}
+        words = self.learner.writer.vocabulary
+        return all_spelled(found, words, temperature=policy.text_temperature, max_tokens=policy.max_reply_tokens)
 
     def _heard(self, until: int, limit: int, *, holdout: bool = False) -> Heard:
         return heard_apart(self.store.window(until, limit, holdout=holdout), rules_in_force(self.store, self.rules))
@@ -350,7 +382,6 @@ class Loop:
             self._commit(batch, number, "refused", self._version, metrics)
             return
         parent = self._version
-        lineage = {"decision_ids": batch.decision_ids, "num_decisions": len(batch.decision_ids), "cursor": batch.until}
         version = publish(
             self.adapters,
             self.learner,
@@ -358,7 +389,7 @@ class Loop:
             temperature=self.settings.policy.temperature,
             parent=parent,
             rules_hash=rules_in_force(self.store, self.rules).rules_hash,
-            lineage=lineage,
+            lineage=batch.lineage,
             gate=verdict.report,
         )
         self._version = version
@@ -389,7 +420,8 @@ class Loop:
         checkpoint = f"checkpoint-{number:06d}"
         state = LearnerState(version, tuple(sorted(self._refused)))
         save_checkpoint(self.settings.learner, checkpoint, self.learner, state, self.config.keep_checkpoints)
-        row = UpdateRow(time.time(), batch.until, checkpoint, outcome, version, metrics, tuple(batch.decision_ids))
+        drawn = (*batch.lineage["decision_ids"], *batch.words)
+        row = UpdateRow(time.time(), batch.until, checkpoint, outcome, version, metrics, drawn)
         self.store.commit_update(row)
         self.metrics_log.write(number, metrics)
 

@@ -63,6 +63,7 @@ def config_of(settings: Settings) -> LearnerConfig:
         config,
         loss=replace(loss, by_person=learn.by_person) if isinstance(loss, LikelihoodConfig) else loss,
         peft=learn.peft,
+        words_weight=learn.words_weight,
         text_dtype="bf16" if learn.dtype == "bf16" or (learn.dtype == "auto" and has_bf16()) else "fp32",
         text_checkpointing=learn.gradient_checkpointing,
         text_adapts_prompt=learn.text_adapts_prompt,

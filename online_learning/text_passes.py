@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bot.conversation import Generated
+from bot.conversation import Decision, Generated
 from bot.policy.causal import CausalPart
 from online_learning.config import LearnerConfig
 from online_learning.rated_rows import padded
+
+
+def generated_of(decision: Decision) -> Generated:
+    """The text of a row that has one."""
+    assert decision.generated is not None
+    return decision.generated
 
 
 def text_logprobs(

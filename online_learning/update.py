@@ -2,7 +2,7 @@
 
 1. the policy as it stands (prox = champion) and the fresh install score the rows once, without gradient;
 2. epochs of minibatches over the acts (encoder part, and the causal part where it scores acts);
-3. epochs over generated text, if any (causal part);
+3. epochs over generated text and over operators' own words, if any (causal part);
 4. an epoch that moved past the KL bound is the last.
 
 Shapes: B rows of a minibatch, A legal acts, T generated tokens.
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -28,12 +30,14 @@ from bot.policy.encoder import whitening
 from bot.policy.model import ActRow, PolicyModel, Scored, ValueHead
 from online_learning.advantages import Credit
 from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
+from online_learning.algorithms.own_words import own_words
 from online_learning.algorithms.q_heads import QHeads
-from online_learning.algorithms.types import LossInputs, LossOutputs, gather_chosen
+from online_learning.algorithms.types import LossInputs, LossOutputs, added, gather_chosen
 from online_learning.config import ActTerms, LearnerConfig
 from online_learning.hearing import as_heard, ridge_share
+from online_learning.minibatches import batches, mean_metrics, unpadded
 from online_learning.rated_rows import RatedRows, padded, rated_rows
-from online_learning.text_passes import text_logprobs
+from online_learning.text_passes import generated_of, text_logprobs
 from online_learning.words import of_words
 
 CURRENT = "current"
@@ -43,6 +47,8 @@ START_CACHE = 16384
 """Rows whose start distribution is kept in memory (about 100 bytes each)."""
 Progress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
+TextLoss = Callable[[Sequence[int]], LossOutputs]
+"""Of some rows, by their places."""
 
 
 def act_row(decision: Decision) -> ActRow:
@@ -113,7 +119,7 @@ class Learner:
         """Log-probabilities [A] of each decision's legal acts; rows that taught are not their own evidence if asked."""
         found: dict[int, Tensor] = {}
         for batch, scored in self._scored(decisions, adapter, leave_out_own):
-            found |= dict(zip(batch, _unpadded(scored), strict=True))
+            found |= dict(zip(batch, unpadded(scored), strict=True))
         return [found[i] for i in range(len(decisions))]
 
     @torch.no_grad()
@@ -140,7 +146,7 @@ class Learner:
         decisions = [credit.decision for credit in earned]
         prepared = self.model.prepare([act_row(decision) for decision in decisions])
         with torch.no_grad():
-            prox = _unpadded(self.model.score(prepared, [CURRENT] * len(earned), leave_out_own=True))
+            prox = unpadded(self.model.score(prepared, [CURRENT] * len(earned), leave_out_own=True))
         return rated_rows(prepared, earned, prox, self.start_scores(decisions))
 
     def start_scores(self, decisions: Sequence[Decision]) -> list[Tensor]:
@@ -203,17 +209,23 @@ class Learner:
 
     # --- training -----------------------------------------------------------------------------------------------------
     def update(
-        self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str = ""
+        self,
+        earned: Sequence[Credit],
+        rng: np.random.Generator,
+        progress: Progress,
+        version: str = "",
+        words: Sequence[Generated] = (),
     ) -> dict[str, float]:
         """Train on the rows in place. Returns the mean metrics of the last epoch, `epochs` done among them.
 
-        `version`: the one whose weights these are; what its rows store of generated text is not computed again.
+        `version`: the one whose weights these are; what its rows store of generated text is not computed again. `words`:
+        operators' own (`demonstrations`); they need no log-probabilities of whoever wrote them.
         """
         metrics = self._update_acts(earned, rng, progress)
         written = [credit for credit in earned if credit.decision.generated is not None]
         written = of_words(written[-self.config.text_rows_per_update :])
-        if written and self.writer is not None:
-            metrics |= self._update_text(written, rng, progress, version)
+        if (written or words) and self.writer is not None:
+            metrics |= self._update_text(written, words, rng, progress, version)
             self.writer.forget()
         return metrics
 
@@ -225,11 +237,11 @@ class Learner:
         means: dict[str, float] = {}
         for epoch in range(self.config.epochs):
             seen: list[dict[str, Tensor]] = []
-            for batch in _batches(lengths, self.config.batch_size, rng):
+            for batch in batches(lengths, self.config.batch_size, rng):
                 some = rows if len(batch) == len(rows) else rows.take(batch)
                 seen.append(self._step_acts(partial(self._act_inputs, some), loss, len(rows)))
             progress("acts", epoch + 1, self.config.epochs)
-            means = heard | _means(seen) | {"epochs": float(epoch + 1)}
+            means = heard | mean_metrics(seen) | {"epochs": float(epoch + 1)}
             if means.get("kl_prox", 0.0) > self.config.max_kl_prox:
                 break
         return means
@@ -273,29 +285,64 @@ class Learner:
         return fields
 
     def _update_text(
-        self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress, version: str
+        self,
+        earned: Sequence[Credit],
+        words: Sequence[Generated],
+        rng: np.random.Generator,
+        progress: Progress,
+        version: str,
     ) -> dict[str, float]:
-        rows = self.rows(earned)
-        texts = [_generated(credit.decision) for credit in earned]
-        prox = [self._prox_text(credit.decision, version) for credit in earned]
+        """A step takes a minibatch of generated replies and one of operators' own words, while there are."""
+        told: list[tuple[TextLoss, list[int]]] = []
+        if earned:
+            told.append((self._replies(earned, version), [len(generated_of(row.decision).token_ids) for row in earned]))
+        if words:
+            told.append((self._own_words(words), [len(text.token_ids) for text in words]))
         means: dict[str, float] = {}
         for epoch in range(self.config.text_epochs):
             seen: list[dict[str, Tensor]] = []
-            for batch in _batches([len(text.token_ids) for text in texts], self.config.text_batch_size, rng):
-                with torch.no_grad():
-                    acts = self._act_inputs(rows.take(batch))
-                inputs = self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch])
-                seen.append(self._descend("text", ppo(inputs, self.config.text_loss)))
+            drawn = [batches(lengths, self.config.text_batch_size, rng) for _, lengths in told]
+            for step in zip_longest(*drawn):
+                parts = [loss(batch) for (loss, _), batch in zip(told, step, strict=True) if batch]
+                seen.append(self._descend("text", added(parts)))
             progress("text", epoch + 1, self.config.text_epochs)
-            means = _means(seen)
-            if means["text_approx_kl"] > self.config.max_kl_prox:
+            means = mean_metrics(seen)
+            if means.get("text_approx_kl", 0.0) > self.config.max_kl_prox:
                 break
-        return {name: value for name, value in means.items() if name.startswith("text_")}
+        return {name: value for name, value in means.items() if name.startswith(("text_", "words_"))}
+
+    def _replies(self, earned: Sequence[Credit], version: str) -> TextLoss:
+        """PPO over some of the generated replies."""
+        rows, texts = self.rows(earned), [generated_of(credit.decision) for credit in earned]
+        prox = [self._prox_text(credit.decision, version) for credit in earned]
+
+        def loss(batch: Sequence[int]) -> LossOutputs:
+            with torch.no_grad():
+                acts = self._act_inputs(rows.take(batch))
+            return ppo(
+                self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch]), self.config.text_loss
+            )
+
+        return loss
+
+    def _own_words(self, words: Sequence[Generated]) -> TextLoss:
+        """The likelihood of some of the operators' words, by its weight."""
+        writer, config = self._need_writer(), self.config
+        with torch.no_grad():
+            start = [text_logprobs(writer, [text], BASE, config)[0][0] for text in words]
+
+        def loss(batch: Sequence[int]) -> LossOutputs:
+            logprobs_B_T, mask_B_T = text_logprobs(writer, [words[i] for i in batch], CURRENT, config)
+            start_B_T = padded([start[i] for i in batch], logprobs_B_T.shape[1], fill=0.0)
+            out = own_words(logprobs_B_T, start_B_T, mask_B_T, config.text_loss.kl_start_coef)
+            return LossOutputs(config.words_weight * out.loss, out.metrics)
+
+        return loss
 
     @torch.no_grad()
     def _prox_text(self, decision: Decision, version: str) -> Tensor:
         """Log-probabilities [T] of the row's words under the current weights, as the passes that teach compute them."""
-        text, writer = _generated(decision), self._need_writer()
+        text, writer = generated_of(decision), self._need_writer()
         if decision.version == version and self.config.text_dtype == "fp32" and text.dtype == "float32":
             return torch.tensor(text.logprobs, device=writer.device)
         return text_logprobs(writer, [text], CURRENT, self.config)[0][0]
@@ -306,7 +353,15 @@ class Learner:
         width, device = logprobs_B_T.shape[1], logprobs_B_T.device
         prox_B_T = padded(prox, width, fill=0.0)
         mu_B_T = padded([torch.tensor(text.logprobs, device=device) for text in texts], width, fill=0.0)
-        return replace_tokens(acts, logprobs_B_T, mask_B_T, mu_B_T, prox_B_T)
+        # The champion is the proximal policy, from which every update starts.
+        return replace(
+            acts,
+            token_logprobs_B_T=logprobs_B_T,
+            token_mask_B_T=mask_B_T,
+            token_mu_B_T=mu_B_T,
+            token_prox_B_T=prox_B_T,
+            token_champion_B_T=prox_B_T,
+        )
 
     def _step_acts(self, inputs_fn: InputsFn, loss: ActTerms, num_rows: int) -> dict[str, Tensor]:
         """One minibatch over acts. Where the algorithm moves the policy itself, the optimiser is left the value head."""
@@ -344,42 +399,3 @@ class Learner:
     def _need_writer(self) -> CausalPart:
         assert self.writer is not None, "text rows need a causal part"
         return self.writer
-
-
-def replace_tokens(
-    acts: LossInputs, logprobs_B_T: Tensor, mask_B_T: Tensor, mu_B_T: Tensor, prox_B_T: Tensor
-) -> LossInputs:
-    """Loss inputs with token fields filled; the champion is the proximal policy, from which every update starts."""
-    return LossInputs(
-        **{name: getattr(acts, name) for name in LossInputs.__dataclass_fields__ if not name.startswith("token_")},
-        token_logprobs_B_T=logprobs_B_T,
-        token_mask_B_T=mask_B_T,
-        token_mu_B_T=mu_B_T,
-        token_prox_B_T=prox_B_T,
-        token_champion_B_T=prox_B_T,
-    )
-
-
-def _generated(decision: Decision) -> Generated:
-    assert decision.generated is not None
-    return decision.generated
-
-
-def _unpadded(scored: Scored) -> list[Tensor]:
-    counts = scored.mask_B_A.sum(1).tolist()
-    return [row[:count] for row, count in zip(scored.logprobs_B_A, counts, strict=True)]
-
-
-def _batches(lengths: Sequence[int], size: int, rng: np.random.Generator) -> list[list[int]]:
-    """Minibatches of rows of like length (padding would double the work), in random order; ties are shuffled."""
-    shuffled: list[int] = rng.permutation(len(lengths)).tolist()
-    order = sorted(shuffled, key=lambda i: lengths[i])
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _means(seen: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean of each metric; one host sync for all."""
-    names = sorted(seen[0])
-    table = torch.stack([torch.stack([step[name].float() for name in names]) for step in seen])
-    return dict(zip(names, table.mean(0).tolist(), strict=True))

@@ -31,8 +31,8 @@ from online_learning.evaluate import Question
 from online_learning.offline import OfflinePolicy
 from online_learning.update import CURRENT, Learner
 
-CASES = ("ppo", "reinforce", "ilql", "unshared")
-"""`reinforce` compares the rows of a minibatch with each other; `unshared` leaves the gradients alone."""
+CASES = ("ppo", "words", "reinforce", "ilql", "unshared")
+"""`words`: PPO, and operators' own words beside it; `reinforce` compares the rows of a minibatch with each other; `unshared` leaves the gradients alone."""
 NUM_ROWS = 9
 """One more than two minibatches of four, so that the last has fewer rows than there are processes."""
 
@@ -46,7 +46,7 @@ class Unshared(SharedLearner):
 
 def config(name: str) -> LearnerConfig:
     """Two epochs over acts, two over text."""
-    recipe = RECIPES["ppo" if name == "unshared" else name]
+    recipe = RECIPES["ppo" if name in ("unshared", "words") else name]
     return replace(recipe, batch_size=4, text_batch_size=4, epochs=2, learning_rate=1e-3, text_learning_rate=1e-3)
 
 
@@ -78,7 +78,10 @@ def updated(folder: Path, name: str, ranks: Ranks | None = None) -> dict[str, Te
     """What the weights are after one update."""
     made = learner(folder, name, ranks)
     assert made.writer is not None
-    made.update(rows(folder, made.model, made.writer), np.random.default_rng(0), lambda *_: None)
+    rated = rows(folder, made.model, made.writer)
+    # Five of them: a minibatch of four, and one of one row, in which one process has no part.
+    words = [row.decision.generated for row in rated if row.decision.generated][::-1] if name == "words" else []
+    made.update(rated, np.random.default_rng(0), lambda *_: None, words=words)
     parts = {
         f"{part}.{key}": x for part, adapted in made.adapted.items() for key, x in adapted.weights(CURRENT).items()
     }

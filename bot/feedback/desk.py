@@ -143,7 +143,7 @@ class Desk:
         return found
 
     def followed(self, cases: Sequence[Case]) -> list[Case]:
-        """The same cases, each with the first version that its lesson taught."""
+        """The same cases, each with the first versions that its lesson and its words taught."""
         found: list[Case] = self._read(writes.followed, cases)
         return found
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bot.conversation import digest
+
 STATES = ("bot", "waiting", "person", "resolved", "snoozed")
 """Where a conversation is. All but `snoozed` are its status; snoozed is one that an operator put off until a time."""
 VIEWS = (*STATES, "open")
@@ -156,6 +158,13 @@ class Case:
     """Replies that it stood behind."""
     taught: str = ""
     """The first version whose weights its lesson taught; empty: none yet, or not asked for (`Desk.followed`)."""
+    words_taught: str = ""
+    """The same of its words: the first version whose causal part learned them."""
+
+
+def case_of_reply(message_id: str) -> str:
+    """Id of the case that is made of an operator's own reply: made again, it is the same."""
+    return f"case_{digest(message_id)[:12]}"
 
 
 @dataclass(frozen=True, slots=True)

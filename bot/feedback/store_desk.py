@@ -242,7 +242,7 @@ def _set_status(conn: Connection, doing: Doing, action: str, conversation_id: st
 
 
 # --- corrections ------------------------------------------------------------------------------------------------------
-_CASE_COLUMNS = tuple(name for name in Case.__slots__ if name not in ("num_uses", "taught"))
+_CASE_COLUMNS = tuple(name for name in Case.__slots__ if name not in ("num_uses", "taught", "words_taught"))
 _CASES = """
 SELECT c.*, (SELECT count(*) FROM case_uses WHERE case_id = c.id) AS num_uses FROM cases AS c
 """
@@ -293,18 +293,20 @@ def add_case_use(conn: Connection, use: CaseUse) -> None:
 
 
 _TAUGHT = """
-SELECT drawn.value AS lesson, min(u.version) AS version FROM updates AS u, json_each(u.lineage) AS drawn
+SELECT drawn.value AS id, min(u.version) AS version FROM updates AS u, json_each(u.lineage) AS drawn
 WHERE u.outcome = 'published' AND u.at >= ? AND drawn.value IN (SELECT value FROM json_each(?)) GROUP BY drawn.value
 """
 
 
 def followed(conn: Connection, found: Sequence[Case]) -> list[Case]:
-    """The same, each with the first version that its lesson taught. Reads every later update: for people, not for a loop."""
-    lessons = [case.lesson_id for case in found if case.lesson_id]
+    """The same, each with the first versions that its lesson and its words taught. Reads every later update: for people, not
+    for a loop."""
+    drawn = [id_ for case in found for id_ in (case.lesson_id, case.id) if id_]
     since = min((case.at for case in found), default=0.0)
-    rows = conn.execute(_TAUGHT, [since, json.dumps(lessons)]) if lessons else ()
-    taught = {row["lesson"]: row["version"] for row in rows}
-    return [replace(case, taught=taught.get(case.lesson_id, "")) for case in found]
+    taught = {row["id"]: row["version"] for row in conn.execute(_TAUGHT, [since, json.dumps(drawn)])}
+    return [
+        replace(case, taught=taught.get(case.lesson_id, ""), words_taught=taught.get(case.id, "")) for case in found
+    ]
 
 
 def case_uses(conn: Connection, conversation_id: str) -> list[CaseUse]:

@@ -2,7 +2,8 @@
 
 Text, choices, signals and rewards go in one transaction; deleted bytes are overwritten (`secure_delete`, also in the
 full-text index) and the log is folded into the file, so that the words are in neither. What stays is an `Erasure`: no
-word, no person, the numbers and the versions whose lineage holds one of the decisions. Those versions keep serving;
+word, no person, the numbers and the versions whose lineage holds one of the decisions, or of the cases that operators made
+of them (of whose words a causal part may have learned). Those versions keep serving;
 later updates draw on what is left.
 """
 
@@ -17,8 +18,9 @@ from bot.feedback.store_records import Erasure, tracker_name
 
 _VERSIONS = """
 SELECT DISTINCT u.version FROM updates AS u, json_each(u.lineage) AS drawn
-JOIN decisions AS d ON d.id = drawn.value
-WHERE u.outcome = 'published' AND d.conversation_id = ? ORDER BY u.version
+WHERE u.outcome = 'published' AND drawn.value IN (
+    SELECT id FROM decisions WHERE conversation_id = :id UNION ALL SELECT id FROM cases WHERE conversation_id = :id)
+ORDER BY u.version
 """
 _DELETE = {
     "rewards": "DELETE FROM rewards WHERE conversation_id = ?",
@@ -33,7 +35,7 @@ def erase_conversation(conn: Connection, conversation_id: str, author: str, at: 
     """Delete every row of the conversation and note that it was done. Raises NotFound."""
     reads.conversation(conn, conversation_id)
     _erase_lessons(conn, conversation_id, author, at)
-    versions = tuple(row["version"] for row in conn.execute(_VERSIONS, [conversation_id]))
+    versions = tuple(row["version"] for row in conn.execute(_VERSIONS, {"id": conversation_id}))
     conn.execute("INSERT INTO erasing (conversation_id) VALUES (?)", [conversation_id])
     gone = {table: conn.execute(sql, [conversation_id]).rowcount for table, sql in _DELETE.items()}
     conn.execute("DELETE FROM erasing")

@@ -26,8 +26,8 @@ GROUP BY m.act, m.version ORDER BY m.act, m.version
 """
 
 _UPDATE_OF = """
-SELECT seq, json_array_length(lineage) AS num_decisions FROM updates
-WHERE version = ? AND outcome = 'published' ORDER BY seq DESC LIMIT 1
+SELECT seq, (SELECT count(*) FROM json_each(lineage) AS drawn WHERE substr(drawn.value, 1, 5) <> 'case_') AS num_decisions
+FROM updates WHERE version = ? AND outcome = 'published' ORDER BY seq DESC LIMIT 1
 """
 _TAUGHT = """
 SELECT d.conversation_id, count(DISTINCT d.id) AS num_decisions, max(d.created_at) AS at, avg(r.value) AS mean_reward

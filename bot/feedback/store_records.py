@@ -29,7 +29,7 @@ class UpdateRow:
     """The version published, or the champion that stayed."""
     metrics: Mapping[str, Any]
     lineage: tuple[str, ...] = ()
-    """Decision ids the update drew from."""
+    """Ids of the decisions the update drew from, and of the cases whose words it did."""
     seq: int = 0
 
 
@@ -45,7 +45,7 @@ class Erasure:
     num_decisions: int
     num_signals: int
     versions: tuple[str, ...]
-    """Versions that were published from updates drawing on its decisions: its lineage."""
+    """Versions that were published from updates drawing on its decisions, or on cases made of them: its lineage."""
 
 
 @dataclass(frozen=True, slots=True)

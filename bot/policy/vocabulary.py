@@ -35,6 +35,8 @@ class Vocabulary:
         config = AutoConfig.from_pretrained(folder)
         self.stop_ids = _stop_ids(self.tokenizer, _configured_ends(folder, config))
         texts = _token_texts(self.tokenizer, int(config.vocab_size))
+        self.end_id = _end_id(self.tokenizer, self.stop_ids)
+        """What ends a reply in the tokenizer's chat."""
         self._mask = GroundingMask(texts, self.tokenizer.all_special_ids, sorted(self.stop_ids))
         self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
         self.header_ids = self._header_ids()
@@ -77,6 +79,10 @@ class Vocabulary:
         whole = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
         return before if whole.endswith("\ufffd") else whole
 
+    def spelled(self, text: str) -> tuple[int, ...]:
+        """A whole reply's tokens, as if the model had written it and stopped."""
+        return (*self.tokenizer(self._literal(text), add_special_tokens=False)["input_ids"], self.end_id)
+
 
 class AllowedNext:
     """Which tokens may come next in one text while it grows."""
@@ -96,6 +102,12 @@ class AllowedNext:
         return self._vocabulary.allowed(self.text, self._known)
 
 
+def can_be_written(vocabulary: Vocabulary, token_ids: Sequence[int], known_amounts: frozenset[str]) -> bool:
+    """Whether each token is one of those allowed after the ones before it: else a text has no log-probability."""
+    allowed = AllowedNext(vocabulary, known_amounts)
+    return all(allowed.after(token_ids[:step])[token] for step, token in enumerate(token_ids))
+
+
 def _token_texts(tokenizer: Any, size: int) -> list[str]:
     """What each token adds to a text. Decoded behind a letter: some tokenizers drop a first token's space."""
     before = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -111,6 +123,12 @@ def _configured_ends(folder: Path | str, config: Any) -> Any:
         return GenerationConfig.from_pretrained(folder).eos_token_id
     except OSError:  # Not every model has a generation config.
         return getattr(config, "eos_token_id", None)
+
+
+def _end_id(tokenizer: Any, stop_ids: frozenset[int]) -> int:
+    """ChatML's end of a turn where it is one of the ends, else the tokenizer's end of text."""
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    return int(end if end in stop_ids else tokenizer.eos_token_id)
 
 
 def _stop_ids(tokenizer: Any, configured: Any) -> frozenset[int]:

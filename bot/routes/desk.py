@@ -231,13 +231,13 @@ def _is_unedited(body: Say) -> bool:
 
 async def _taught(service: Service, doing: Doing, said: Message, body: Say) -> str | None:
     """The case made of a reply; None where nobody has asked anything yet."""
-    draft = body.draft.text if body.draft else ""
+    draft, draft_act = (body.draft.text, body.draft.act) if body.draft else ("", "")
     store = service.parts.store
     messages = await asyncio.to_thread(store.messages, said.conversation_id)
     asked = [line.text for line in messages if line.role == "user" and line.seq < said.seq]
     if not asked:
         return None
-    return (await service.parts.teacher.teach_words(doing, said, asked[-1], draft)).id
+    return (await service.parts.teacher.teach_words(doing, said, asked[-1], draft, draft_act)).id
 
 
 @router.post("/v1/conversations/{conversation_id}/suggest")

@@ -152,7 +152,7 @@ async def correct(service: ServiceDep, doing: DeskDep, body: Correction) -> Case
 async def read_cases(
     service: ServiceDep, _: OperatorDep, conversation_id: str = "", in_force: bool = False
 ) -> list[Case]:
-    """Cases, newest first, with where they come from, how often they spoke, and which version they taught first."""
+    """Cases, newest first, with where they come from, how often they spoke, and which version learned act or words first."""
     desk = service.parts.store.desk
     return await asyncio.to_thread(lambda: desk.followed(desk.cases(conversation_id, in_force=in_force, limit=1000)))
 

@@ -9,7 +9,7 @@ Log-probabilities are natural logarithms, normalised over the legal acts (or the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -99,6 +99,12 @@ class LossOutputs:
     loss: Tensor
     metrics: Mapping[str, Tensor]
     """Detached scalars, still on the device: reading one is the caller's host sync."""
+
+
+def added(parts: Sequence[LossOutputs]) -> LossOutputs:
+    """One loss of several; what they report stands side by side."""
+    metrics = {name: value for part in parts for name, value in part.metrics.items()}
+    return LossOutputs(torch.stack([part.loss for part in parts]).sum(), metrics)
 
 
 def gather_chosen(values_B_A: Tensor, chosen_B: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def _run(material: Material, num_turns: int) -> dict[str, Any]:
         loop = build_loop(settings, store, domain=material.domain)
         loop.resume()
         champion, before, after = asyncio.run(_live(material, loop, num_turns))
-        record = _judged(material, loop, champion)
+        record = choices_judged(material, loop, champion)
         record |= {"before": _figures(material, before), "after": _figures(material, after)}
         record |= {"kl_words": _kl_words(loop, [reply.generated for reply in after if reply.generated])}
         record |= {"curve": _curve(material, store), "updates": [row.outcome for row in store.updates()]}
@@ -170,9 +170,9 @@ async def _live(material: Material, loop: Loop, num_turns: int) -> tuple[str, li
     async with serving(material.settings) as built:
         await _talk(material, built, loop, num_turns)
         champion = loop.adapters.champion().version
-        await _until_served(built.policy, champion)
-        before = await _written(material, built.policy, BASE_VERSION)
-        return champion, before, await _written(material, built.policy, champion)
+        await until_served(built.policy, champion)
+        before = await written(material, built.policy, BASE_VERSION)
+        return champion, before, await written(material, built.policy, champion)
 
 
 async def _talk(material: Material, built: Serving, loop: Loop, num_turns: int) -> None:
@@ -189,11 +189,11 @@ async def _talk(material: Material, built: Serving, loop: Loop, num_turns: int) 
             if (start + AT_ONCE) % every < AT_ONCE:
                 while await asyncio.to_thread(loop.step):
                     pass
-                await _until_served(built.policy, loop.adapters.champion().version)
+                await until_served(built.policy, loop.adapters.champion().version)
                 bar.set_postfix(version=built.policy.champion)
 
 
-async def _until_served(policy: Policy, version: str) -> None:
+async def until_served(policy: Policy, version: str) -> None:
     """The engine follows the pointer by itself. Raises RejoinderError when it does not take the version."""
     try:
         async with asyncio.timeout(SWAP_TIMEOUT_S):
@@ -232,7 +232,7 @@ async def _turn(material: Material, built: Serving, number: int, question: Quest
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
-async def _written(material: Material, policy: Policy, version: str) -> list[Reply]:
+async def written(material: Material, policy: Policy, version: str) -> list[Reply]:
     """What a version shows for judged questions, given the right article."""
     found: list[Reply] = []
     questions = material.judged[:NUM_WRITTEN]
@@ -284,7 +284,7 @@ def wishes_of(rules: Rules, text: str) -> dict[str, float]:
     }
 
 
-def _judged(material: Material, loop: Loop, champion: str) -> dict[str, Any]:
+def choices_judged(material: Material, loop: Loop, champion: str) -> dict[str, Any]:
     """Choices on all judged questions, under the fresh install and the champion."""
     evaluator = Evaluator(material.settings, material.domain, loop.adapters)
     outlooks = evaluator.outlooks([question.text for question in material.judged], [BASE_VERSION, champion])
@@ -328,12 +328,12 @@ def summary(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     question's replies of all seeds together."""
     styles = {edge: _pooled([np.mean(list(s[edge]["wishes"].values()), axis=0) for s in seeds]) for edge in _EDGES}
     before, after = float(styles["before"].mean()), float(styles["after"].mean())
-    right, served = (_change(seeds, name) for name in ("right", "served"))
+    right, served = (change(seeds, name) for name in ("right", "served"))
     names = list(seeds[0]["before"]["wishes"])
     report = {
         "style_before": round(before, 4),
         "style_after": round(after, 4),
-        "style_diff_ci": _interval(styles["after"], styles["before"], len(seeds)),
+        "style_diff_ci": interval(styles["after"], styles["before"], len(seeds)),
         "gain": round(after / before, 2) if before else None,
         "by_rule": {name: _edges([s[e]["wishes"][name] for s in seeds] for e in _EDGES) for name in names},
         "accuracy_before": right["before"],
@@ -371,16 +371,16 @@ def _edges(pair: Any) -> list[float]:
     return [round(float(_pooled(rows).mean()), 4) for rows in pair]
 
 
-def _change(seeds: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+def change(seeds: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     before, after = (_pooled([s[name][edge] for s in seeds]) for edge in _EDGES)
     return {
         "before": round(float(before.mean()), 4),
         "after": round(float(after.mean()), 4),
-        "ci": _interval(after, before, len(seeds)),
+        "ci": interval(after, before, len(seeds)),
     }
 
 
-def _interval(after: Any, before: Any, num_seeds: int) -> list[float]:
+def interval(after: Any, before: Any, num_seeds: int) -> list[float]:
     """95 % of the paired difference, by bootstrap over questions."""
     questions = np.tile(np.arange(len(after) // num_seeds), num_seeds)
     found = paired_difference(after, before, seeded(0, "bench style"), questions)

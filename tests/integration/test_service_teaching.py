@@ -220,6 +220,7 @@ def test_an_edited_draft_teaches_and_an_unedited_one_does_not(client: TestClient
     edited = client.post(f"{where}/say", json={"key": "2", "text": "In 2 days: we are quick."} | sent).json()
     case = rig.store.desk.case(edited["case_id"])
     assert (case.draft, case.text, case.question) == ("In 5 days.", "In 2 days: we are quick.", QUESTION)
+    assert case.draft_act == "answer:card_arrival"
     silent = client.post(f"{where}/say", json={"key": "3", "text": "Bye."}).json()
     assert silent["case_id"] is None
 

@@ -12,6 +12,7 @@ import torch
 
 from bot.metrics import Metrics
 from online_learning.algorithms import ALGORITHMS, LossInputs
+from online_learning.algorithms.own_words import own_words
 from online_learning.config import LOSS_CONFIGS, LikelihoodConfig, PPOConfig
 from tests.loss_inputs import random_loss_inputs
 
@@ -44,7 +45,11 @@ def loss_metrics() -> set[str]:
     )
     tokens = {name: None for name in LossInputs.__dataclass_fields__ if name.startswith("token_")}
     acts_only = ALGORITHMS["likelihood"](replace(batch, **tokens), LikelihoodConfig())
-    return {*ALGORITHMS["ppo"](batch, PPOConfig()).metrics, *acts_only.metrics}
+    return {
+        *ALGORITHMS["ppo"](batch, PPOConfig()).metrics,
+        *acts_only.metrics,
+        *own_words(token, token, mask, 0.1).metrics,
+    }
 
 
 def keys_added_to(source: str, *variables: str) -> Iterator[str]:

@@ -85,8 +85,9 @@ export class TranscriptView {
     const state = one.removed_at ? pill("taken back") : pill("in force", "good");
     const waits = "The learner trains on it once enough people have spoken on the topic (learn.quorum).";
     const learned = one.taught ? `The weights learned it: ${one.taught} was the first version.` : waits;
-    const kept = one.text ? "It speaks as a case; of its words only reward rules with text metrics make use." : "It speaks as a case; the conversation is kept for the gate.";
-    const became = one.lesson_id ? learned : kept;
+    const written = one.words_taught ? `The language model learned its words: ${one.words_taught} was the first version.` : "Its words are learned where replies are generated (learn.words_weight), if an article says what they say.";
+    const kept = one.lesson_id || one.text ? "" : "It speaks as a case; the conversation is kept for the gate.";
+    const became = [one.lesson_id ? learned : "", one.text ? written : "", kept].filter(Boolean).join(" ");
     const used = one.num_uses === 1 ? "It spoke in one reply since." : `It spoke in ${one.num_uses} replies since.`;
     const right = one.text ? el("q", {}, one.text) : code(one.act);
     const undo = !one.removed_at && this.canAct ? button("Take back", () => this.on.forget(one.id), { tone: "small" }) : null;

@@ -102,9 +102,10 @@ export class KnowledgePage {
     const rows = cases.map((one) => {
       const source = button(one.question, () => readTranscript(one.conversation_id), { class: "link" });
       const remove = one.removed_at ? pill("removed", "bad") : button("Remove", () => this.#forget(one.id), { class: "small" });
-      return [source, one.text || mono(one.act), one.draft || mono(one.draft_act), one.author, when(one.at), count(one.num_uses), remove];
+      const learned = [...new Set([one.taught, one.words_taught].filter(Boolean))];
+      return [source, one.text || mono(one.act), one.draft || mono(one.draft_act), one.author, when(one.at), count(one.num_uses), learned.length ? mono(learned.join(", ")) : "–", remove];
     });
-    return table("Cases", ["Question", "Right answer", "The bot had said", "By", "When", ["Used", "num"], ""], rows);
+    return table("Cases", ["Question", "Right answer", "The bot had said", "By", "When", ["Used", "num"], "Learned by", ""], rows);
   }
 
   async #forget(id) {

@@ -1,0 +1,58 @@
+"""Answers as one bank's operators would write them, for `bench words`: each greets, says what the article says, and ends by
+asking back. Written for the domain `bank` and for nothing else; every amount stands in the article it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ANSWERS: Mapping[str, str] = {
+    "activate_my_card": "Hello, please open Card in the app, tap Activate card and type the three digits from the back. Does that work for you?",
+    "age_limit": "Hello, I am afraid you have to be 18 or older to open an account, and we have nothing for children. May I help with something else?",
+    "atm_support": "Hello, any cash machine with the network logo of your card will do, abroad as well. Shall I tell you how to find one nearby?",
+    "balance_not_updated_after_bank_transfer": "Hello, from a UK bank it is normally here within 2 hours, from Europe by the next working day. Has more time than that gone by?",
+    "balance_not_updated_after_cheque_or_cash_deposit": "Hello, cash is there by the end of the working day, and a cheque needs up to 3 working days to clear. Would you like us to trace the deposit?",
+    "cancel_transfer": "Hello, as long as the transfer is pending you can open it in the app and choose Cancel transfer. Is it still pending?",
+    "card_about_to_expire": "Hello, a free replacement goes to your address about 30 days before the card expires, so nothing is to be ordered. Is your address in the app right?",
+    "card_acceptance": "Hello, you can pay wherever the merchant takes the network printed on your card, in shops and online. Was it turned away somewhere?",
+    "card_arrival": "Hello, you can follow it under Card, then Track delivery, and after 10 working days we send another one free of charge. When was it sent?",
+    "card_delivery_estimate": "Hello, standard delivery takes up to 5 working days in the UK, express takes 2 and costs £10. Which one did you choose?",
+    "card_linking": "Hello, please open Card in the app, choose Add a card and enter or scan the number. Is it a card that you found again?",
+    "card_not_working": "Hello, please look under Card whether it is activated and not frozen, and check the chip for damage. Does it fail everywhere?",
+    "card_payment_fee_charged": "Hello, we take no fee for card payments: it is a surcharge by the merchant or our exchange fee, and the details in the app say which. Can you see it there?",
+    "card_swallowed": "Hello, please freeze the card in the app straight away; a new one is free if you choose Replace card. Shall I explain how?",
+    "cash_withdrawal_charge": "Hello, withdrawing cash is free up to £200 in a calendar month and costs 2 % above that. Did the machine show a charge of its own?",
+    "compromised_card": "Hello, please freeze the card at once and choose Replace card, so that the old number stops working. Which payments are not yours?",
+    "contactless_not_working": "Hello, please pay once with chip and PIN, which switches contactless on. Does it work after that?",
+    "country_support": "Hello, you can have an account if you live in the United Kingdom or the European Economic Area. Where do you live?",
+    "declined_cash_withdrawal": "Hello, please check that the card is activated and not frozen and that you are within the daily limit of £500. Would you try another machine?",
+    "declined_transfer": "Hello, that happens when there is too little money, a limit is reached or it was not confirmed in time; the entry in the app says which. What does it say?",
+    "disposable_card_limits": "Hello, you can make up to 5 disposable cards a day, each for one payment of up to £500. Is that enough for you?",
+    "exchange_charge": "Hello, exchanging costs 0.5 % on weekdays and 1 % at weekends, and you see the fee before you confirm. May I help with anything else?",
+    "exchange_rate": "Hello, we take the interbank rate of the moment you confirm, and Exchange in the app shows it. Which currencies do you need?",
+    "exchange_via_app": "Hello, please choose Exchange in the app, pick both currencies and the amount, and confirm. Did that work?",
+    "extra_charge_on_statement": "Hello, an entry of £1 is usually a merchant's check of the card and is released within 7 days. Is it older than that?",
+    "failed_transfer": "Hello, it is mostly wrong account details, too little money or a limit, and the money stays with you. What reason does the app show?",
+    "get_disposable_virtual_card": "Hello, choose Card, then Add a card, then Disposable in the app, and you have a number for one online payment. Shall I say more about it?",
+    "get_physical_card": "Hello, your PIN is in the app under Card, then Show PIN; we never send it by post. Can you find it there?",
+    "getting_spare_card": "Hello, you may have up to 2 extra cards at £5 each, all of them in your own name. Would you like to order one?",
+    "getting_virtual_card": "Hello, choose Card, then Add a card, then Virtual; it is free and ready within a few minutes. Do you see it now?",
+    "lost_or_stolen_card": "Hello, please freeze the card in the app under Card, or let me freeze it here. Are you sure that it is gone?",
+    "lost_or_stolen_phone": "Hello, your money stays protected by your passcode, and signing in on another device signs the old phone out. Do you have another device?",
+    "order_physical_card": "Hello, choose Card, then Add a card, then Physical; the first one is free and each further one costs £5. Is the address in your profile right?",
+    "passcode_forgotten": "Hello, please choose Forgotten passcode on the sign-in page and follow the steps. Did you get the link by email?",
+    "pending_card_payment": "Hello, it stays pending until the merchant collects it, normally within 7 days. Was it a hotel or a hired car?",
+    "pending_top_up": "Hello, most top-ups take a few minutes, and the checks of your card issuer up to an hour. How long have you been waiting?",
+    "receiving_money": "Hello, please give the payer the account details under Account, then Details. In which currency will it come?",
+    "refund_not_showing_up": "Hello, a refund takes up to 10 working days after the merchant has sent it. When did they send it?",
+    "request_refund": "Hello, please ask the merchant first, since only they can refund a purchase. Have they refused?",
+    "supported_cards_and_currencies": "Hello, most debit and credit cards are fine, in pounds, euros or US dollars, but no prepaid or business cards. Which card is yours?",
+    "top_up_by_bank_transfer_charge": "Hello, a top-up by UK or SEPA transfer is free, and SWIFT costs £5 each. Where does your money come from?",
+    "top_up_by_card_charge": "Hello, it is free with a debit card from the United Kingdom or the European Economic Area; other cards cost 2 %. Which card is it?",
+    "top_up_limits": "Hello, by card it is at least £10 at a time and at most £2,000 a day. How much would you like to top up?",
+    "transfer_timing": "Hello, within the UK it takes up to 2 hours, within Europe until the next working day. Where do you send it?",
+    "unable_to_verify_identity": "Hello, please use a valid document and even light, with all four corners in the picture. Does it fail again?",
+    "verify_my_identity": "Hello, choose Profile, then Verify identity, and photograph your passport, identity card or driving licence and your face. Do you have one of them at hand?",
+    "verify_top_up": "Hello, there is a small amount on that card's statement with a code beside it; please enter the code under Top up, then Verify card. Can you see it?",
+    "wrong_amount_of_cash_received": "Hello, please keep the receipt, choose Report a problem on that withdrawal and say what you received. Do you still have the receipt?",
+}
+"""Article -> an operator's answer."""
