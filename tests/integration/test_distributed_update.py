@@ -54,7 +54,7 @@ def test_two_processes_end_with_the_weights_of_one(folder: Path, name: str, tole
     """Acts, words and heads; the last minibatch has fewer rows than there are processes.
 
     While Q is 0, the gradient of `ilql`'s policy is rounding alone, and Adam makes a step of it: at most 1e-3 here. Of `words`
-    some weights have hardly a gradient: 3e-5 was seen, and 8e-3 where only one process had the words.
+    some weights have hardly a gradient: 3e-5 was seen, and 8e-3 against one process that was given no words.
     """
     alone = updated(folder, name)
     assert min(float(tensor.abs().max()) for key, tensor in alone.items() if "lora_B" in key) > 1e-4
