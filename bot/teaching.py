@@ -307,7 +307,7 @@ class Teacher:
         return Suggestion(act, text, math.exp(choice.logprobs[choice.mode]))
 
     # --- pairs ----------------------------------------------------------------------------------------------------------
-    async def next_pair(self, left: str, right: str, now: float) -> Pair | None:
+    async def next_pair(self, doing: Doing, left: str, right: str) -> Pair | None:
         """A question that two versions answer differently, stored as a pair in a random order; None: none was found.
 
         Raises NotFound, AdapterError for a version that cannot be loaded.
@@ -315,15 +315,15 @@ class Teacher:
         while (waiting := await asyncio.to_thread(self._store.desk.open_pair, left, right)) is not None:
             if await asyncio.to_thread(self._is_whole, waiting):
                 return waiting
-            await asyncio.to_thread(self._store.desk.drop_pair, waiting.id)
+            await asyncio.to_thread(self._store.desk.drop_pair, doing, waiting.id)
         done = await asyncio.to_thread(self._store.desk.paired_decisions, left, right)
         for decision in await asyncio.to_thread(self._newest_choices, done):
             acts = [await self._mode(version, decision) for version in (left, right)]
             if acts[0] != acts[1] and all(self._words(act) for act in acts):
                 sides = [(left, acts[0]), (right, acts[1])]
                 secrets.SystemRandom().shuffle(sides)
-                pair = Pair(f"pair_{secrets.token_hex(6)}", now, decision.id, *sides[0], *sides[1])
-                await asyncio.to_thread(self._store.desk.add_pair, pair)
+                pair = Pair(f"pair_{secrets.token_hex(6)}", doing.at, decision.id, *sides[0], *sides[1])
+                await asyncio.to_thread(self._store.desk.add_pair, doing, pair)
                 return pair
         return None
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from bot.announcements import announcement, event_in
 from bot.conversation import Act, ActKind, Conversation, Message, Signal, SignalKind, Standing, public_name
 from bot.domain import Domain
 from bot.errors import RejoinderError, TooMuch
@@ -18,8 +19,6 @@ from bot.wire_client import ClientFrame, Thumb
 from bot.wire_errors import wire_code
 
 PROTOCOL = 1
-SOMEBODY = "A colleague"
-"""Of customer service, where no name may be shown."""
 ShownName = Callable[[str], str]
 """Account name -> what the reader may know of it. For end users `Staff.shown_name`, or the stricter `public_name`, which is
 what whoever forgets to say gets; for the staff `str`, the account itself."""
@@ -61,16 +60,21 @@ class MessageOut(_FromServer):
     ask_rating: bool = False
     """Whether a thumb on it would teach so much that the person is to be asked for one."""
     author: str = ""
-    """Of an operator's message: who wrote it; empty where their name is not for its reader."""
+    """Of an operator's message or an event: who it was; empty where their name is not for its reader."""
+    event: str = ""
+    """Of a `system` message: what happened (`bot.announcements.EVENTS`), for pages that say it in another language."""
 
     @classmethod
     def of(cls, message: Message, domain: Domain, shown_name: ShownName = public_name) -> MessageOut:
         """As shown to its person, unless `shown_name` is the staff's."""
+        event, who = event_in(message.text) if message.role == "system" else ("", message.author.partition(":")[2])
+        # Old announcements name the account, new ones what could be shown of it then.
+        author = shown_name(who) if not event or "@" in who else who
         return cls(
             id=message.id,
             seq=message.seq,
             role=message.role,
-            text=_event(message.text, shown_name) if message.role == "system" else message.text,
+            text=announcement(event, author) if event else message.text,
             created_at=message.created_at,
             client_id=message.client_id,
             act=message.act,
@@ -81,7 +85,8 @@ class MessageOut(_FromServer):
             can_vote=can_vote(message),
             can_retry=can_retry(message),
             ask_rating=message.ask_rating,
-            author=shown_name(message.author.partition(":")[2]),
+            author=author,
+            event=event,
         )
 
 
@@ -93,12 +98,6 @@ def can_vote(message: Message) -> bool:
 def can_retry(message: Message) -> bool:
     """Whether another act may take its place: one that only says something. What an action did, it did."""
     return can_vote(message) and bool(message.act) and Act.parse(message.act).kind in _ONLY_WORDS
-
-
-def _event(text: str, shown_name: ShownName) -> str:
-    """Events begin with who did it. Old ones name the account, which has no spaces."""
-    name, _, did = text.partition(" ")
-    return f"{shown_name(name) or SOMEBODY} {did}" if "@" in name else text
 
 
 def _title(article_id: str, domain: Domain) -> str:

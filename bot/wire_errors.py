@@ -64,6 +64,8 @@ _HTTP_STATUS = {
     "unavailable": 503,
     "error": 500,
 }
+WIRE_CODES = tuple(_HTTP_STATUS)
+"""Every code that people may see."""
 
 
 def wire_code(error: RejoinderError) -> str:

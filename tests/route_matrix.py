@@ -61,7 +61,7 @@ MATRIX: dict[tuple[str, str], tuple[bool, ...]] = {
     ("GET", "/v1/drafts"): STAFF,
     ("PATCH", "/v1/drafts/{draft_id}"): DESK,
     ("GET", "/v1/pairs"): STAFF,
-    ("GET", "/v1/pairs/next"): DESK,
+    ("POST", "/v1/pairs"): DESK,
     ("POST", "/v1/pairs/{pair_id}"): DESK,
     ("GET", "/v1/me"): STAFF,
     ("GET", "/v1/accounts"): ADMINS,

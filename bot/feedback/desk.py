@@ -167,18 +167,18 @@ class Desk:
         return found
 
     # --- pairs ------------------------------------------------------------------------------------------------------------
-    def add_pair(self, pair: Pair) -> None:
+    def add_pair(self, doing: Doing, pair: Pair) -> None:
         """Store a pair to be judged."""
-        self._write(pairs.add_pair, pair)
+        self._write(pairs.add_pair, doing, pair)
 
     def open_pair(self, left: str, right: str) -> Pair | None:
         """An unjudged pair of these two versions."""
         pair: Pair | None = self._read(pairs.open_pair, left, right)
         return pair
 
-    def drop_pair(self, pair_id: str) -> None:
+    def drop_pair(self, doing: Doing, pair_id: str) -> None:
         """Forget an unjudged pair of which something was erased."""
-        self._write(pairs.drop_pair, pair_id)
+        self._write(pairs.drop_pair, doing, pair_id)
 
     def paired_decisions(self, left: str, right: str) -> set[str]:
         """Decisions for which these versions were put beside each other already."""

@@ -11,9 +11,10 @@ from bot.feedback.store_connection import Connection
 from bot.feedback.store_desk import Doing, insert, note_in_audit
 
 
-def add_pair(conn: Connection, pair: Pair) -> None:
-    """Insert."""
+def add_pair(conn: Connection, doing: Doing, pair: Pair) -> None:
+    """Insert. The log names both versions, not which of them stands left."""
     insert(conn, "pairs", asdict(pair))
+    note_in_audit(conn, doing, "add pair", pair.id, {}, {"versions": sorted((pair.left_version, pair.right_version))})
 
 
 def judge_pair(conn: Connection, doing: Doing, pair_id: str, verdict: str) -> Pair:
@@ -42,9 +43,10 @@ def open_pair(conn: Connection, left: str, right: str) -> Pair | None:
     return Pair(**dict(found)) if found else None
 
 
-def drop_pair(conn: Connection, pair_id: str) -> None:
+def drop_pair(conn: Connection, doing: Doing, pair_id: str) -> None:
     """Forget an unjudged pair of which something was erased."""
-    conn.execute("DELETE FROM pairs WHERE id = ? AND verdict = ''", [pair_id])
+    if conn.execute("DELETE FROM pairs WHERE id = ? AND verdict = ''", [pair_id]).rowcount:
+        note_in_audit(conn, doing, "drop pair", pair_id)
 
 
 def paired_decisions(conn: Connection, left: str, right: str) -> set[str]:

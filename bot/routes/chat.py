@@ -25,7 +25,7 @@ from bot.room import Room, Snapshot
 from bot.routes.access import address_of, may_chat, service_of
 from bot.routes.conversations import check_reply_mode, start_conversation
 from bot.routes.failures import answer_of
-from bot.routes.feedback import record_vote
+from bot.routes.feedback import keep_and_tell, record_vote
 from bot.routes.parts import Service
 from bot.settings import LimitSettings
 from bot.wire import AckOut, ErrorOut, HelloOut, MessageOut, OutcomeOut, PongOut, can_retry, votes_in_force
@@ -289,20 +289,14 @@ class _Tab:
             stored = await room.handover(signal)
         elif isinstance(frame, Csat):
             signal = replace(signal, kind=SignalKind.CSAT, value=float(frame.value), comment=frame.comment)
-            stored = await self._of_the_whole(signal, room)
+            stored = await self._of_the_whole(signal)
         else:
             signal = replace(signal, kind=SignalKind.OUTCOME, value=float(frame.solved))
-            stored = await self._of_the_whole(signal, room)
+            stored = await self._of_the_whole(signal)
         self._acknowledge(frame, stored)
 
-    async def _of_the_whole(self, signal: Signal, room: Room) -> Signal:
-        """Store what the person says of the conversation, and tell every tab what holds now."""
-        store = self._service.parts.store
-        async with room.entry:
-            stored = await asyncio.to_thread(store.add_signal, signal)
-            signals = await asyncio.to_thread(store.signals, signal.conversation_id)
-            room.tell(OutcomeOut.of(signals, self._person_id))
-        return stored
+    async def _of_the_whole(self, signal: Signal) -> Signal:
+        return await keep_and_tell(self._service, signal, lambda signals: OutcomeOut.of(signals, self._person_id))
 
     def _about(self, room: Room, key: str) -> Signal:
         """A wish for a person; other signals replace what differs."""

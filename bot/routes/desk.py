@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from bot.announcements import announcement
 from bot.conversation import Message, digest
 from bot.errors import NotAllowed, NotFound
 from bot.feedback.desk import Doing
@@ -19,15 +20,12 @@ from bot.feedback.desk_records import InboxRow
 from bot.routes.access import DeskDep, ServiceDep
 from bot.routes.inbox import seen_by_others
 from bot.routes.parts import Service
-from bot.wire import SOMEBODY, MessageOut
+from bot.wire import MessageOut
 from bot.wire_client import Id, Key
 
 router = APIRouter(tags=["desk"])
 
 Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00]*\S[^\x00]*$")]
-JOINED = "{name} from customer service has joined. You are now talking with a person."
-HANDED_BACK = "{name} has left. You are talking with the AI assistant again."
-RESOLVED = "{name} has closed this conversation. Write again whenever you need us."
 
 
 class _Asked(BaseModel):
@@ -147,7 +145,7 @@ async def take_over(service: ServiceDep, doing: DeskDep, conversation_id: Id, bo
 
     def change() -> None:
         if desk.take_over(doing, conversation_id, force=body.force):
-            _announce(service, doing, conversation_id, JOINED)
+            _announce(service, doing, conversation_id, "joined")
 
     await service.hub.change_speaker(conversation_id, change)
     return await asyncio.to_thread(_line, service, doing, conversation_id)
@@ -156,22 +154,22 @@ async def take_over(service: ServiceDep, doing: DeskDep, conversation_id: Id, bo
 @router.post("/v1/conversations/{conversation_id}/handback")
 async def hand_back(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxRow:
     """The bot answers again, knowing what was said meanwhile; the customer is told."""
-    return await _end(service, doing, conversation_id, "bot", HANDED_BACK)
+    return await _end(service, doing, conversation_id, "bot", "left")
 
 
 @router.post("/v1/conversations/{conversation_id}/resolve")
 async def resolve(service: ServiceDep, doing: DeskDep, conversation_id: Id) -> InboxRow:
     """Close it; it opens again when its person writes."""
-    return await _end(service, doing, conversation_id, "resolved", RESOLVED)
+    return await _end(service, doing, conversation_id, "resolved", "closed")
 
 
-async def _end(service: Service, doing: Doing, conversation_id: str, status: str, words: str) -> InboxRow:
+async def _end(service: Service, doing: Doing, conversation_id: str, status: str, event: str) -> InboxRow:
     desk, store = service.parts.store.desk, service.parts.store
 
     def change() -> None:
         spoke = store.conversation(conversation_id).status == "person"
         if desk.end_turn(doing, conversation_id, status) and spoke:
-            _announce(service, doing, conversation_id, words)
+            _announce(service, doing, conversation_id, event)
 
     await service.hub.change_speaker(conversation_id, change)
     return await asyncio.to_thread(_line, service, doing, conversation_id)
@@ -182,9 +180,9 @@ def _line(service: Service, doing: Doing, conversation_id: str) -> InboxRow:
     return seen_by_others(service, row, doing.name)
 
 
-def _announce(service: Service, doing: Doing, conversation_id: str, words: str) -> None:
+def _announce(service: Service, doing: Doing, conversation_id: str, event: str) -> None:
     """An event of its own in the transcript: whoever reads it later, the bot too, sees where the human stretch ended."""
-    text = words.format(name=service.staff.shown_name(doing.name) or SOMEBODY)
+    text = announcement(event, service.staff.shown_name(doing.name))
     message = Message(service.parts.ids.message(), conversation_id, 0, "system", text, doing.at)
     service.parts.store.add_reply(message, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
@@ -13,7 +14,7 @@ from bot.feedback.store import Store
 from bot.routes.access import OperatorDep, PersonDep, ServiceDep
 from bot.routes.bodies import CsatReport, OutcomeReport, StoredSignal
 from bot.routes.parts import Service
-from bot.wire import FeedbackOut, OutcomeOut, VoteOut, can_vote, votes_in_force
+from bot.wire import FeedbackOut, OutcomeOut, ServerFrame, VoteOut, can_vote, votes_in_force
 from bot.wire_client import Vote
 from bot.wire_errors import BadFrame
 
@@ -41,13 +42,24 @@ async def record_vote(service: Service, person_id: str, vote: Vote) -> Signal:
         label="|".join(vote.reasons),
         comment=vote.comment,
     )
-    async with service.hub.turn(message.conversation_id):
-        stored = await asyncio.to_thread(store.add_signal, signal)
-        # A retried key may be older than the vote in force: tabs are told what holds now.
-        signals = await asyncio.to_thread(store.signals, message.conversation_id)
-        in_force = votes_in_force(signals, [message], person_id)[message.id]
-        service.hub.tell(message.conversation_id, feedback_frame(message.id, in_force))
+
+    def in_force(signals: Sequence[Signal]) -> FeedbackOut:
+        return feedback_frame(message.id, votes_in_force(signals, [message], person_id)[message.id])
+
+    stored = await keep_and_tell(service, signal, in_force)
     service.metrics.votes.labels(_THUMB_NAMES[vote.thumb]).inc()
+    return stored
+
+
+async def keep_and_tell(service: Service, signal: Signal, frame: Callable[[Sequence[Signal]], ServerFrame]) -> Signal:
+    """Store what a person said of their chat, and tell its tabs the frame of what holds now: a key that is sent again may be
+    older than the newest signal. Returns it as stored. Raises ConflictError, StoreError.
+    """
+    store = service.parts.store
+    async with service.hub.turn(signal.conversation_id):
+        stored = await asyncio.to_thread(store.add_signal, signal)
+        signals = await asyncio.to_thread(store.signals, signal.conversation_id)
+        service.hub.tell(signal.conversation_id, frame(signals))
     return stored
 
 
@@ -90,10 +102,7 @@ async def rate_chat(service: ServiceDep, person_id: PersonDep, body: CsatReport)
         created_at=service.parts.clock(),
         comment=body.comment,
     )
-    async with service.hub.turn(conversation.id):
-        stored = await asyncio.to_thread(store.add_signal, signal)
-        signals = await asyncio.to_thread(store.signals, conversation.id)
-        service.hub.tell(conversation.id, OutcomeOut.of(signals, person_id))
+    stored = await keep_and_tell(service, signal, lambda signals: OutcomeOut.of(signals, person_id))
     service.metrics.signals.labels(signal.kind.value).inc()
     return StoredSignal(seq=stored.seq)
 

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import asdict
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import Signal, SignalKind
@@ -105,6 +105,14 @@ class PairAnswer(BaseModel):
     """The next pair to judge; null: these versions answer the newest questions alike."""
 
     pair: PairOut | None
+
+
+class NewPair(_Asked):
+    """Which two versions; their order says nothing about what is shown where."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"versions": ["v000006", "v000007"]}]})
+
+    versions: Annotated[list[VersionName], Field(min_length=2, max_length=2)]
 
 
 class Verdict(_Asked):
@@ -230,15 +238,14 @@ async def change_draft(service: ServiceDep, doing: DeskDep, draft_id: Id, body: 
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
-@router.get("/v1/pairs/next")
-async def next_pair(
-    service: ServiceDep, doing: DeskDep, left: Annotated[VersionName, Query()], right: Annotated[VersionName, Query()]
-) -> PairAnswer:
-    """A question that these two versions answer differently, in an order drawn by lot."""
-    if left == right:
-        raise BadFrame(f"left, right: expected two versions, got {left} twice")
+@router.post("/v1/pairs")
+async def next_pair(service: ServiceDep, doing: DeskDep, body: NewPair) -> PairAnswer:
+    """A question that these two versions answer differently, in an order drawn by lot; kept until it is judged."""
+    one, other = body.versions
+    if one == other:
+        raise BadFrame(f"versions: expected two, got {one} twice")
     teacher = service.parts.teacher
-    pair = await teacher.next_pair(left, right, doing.at)
+    pair = await teacher.next_pair(doing, one, other)
     if pair is None:
         return PairAnswer(pair=None)
     question, left_text, right_text = await asyncio.to_thread(teacher.pair_texts, pair)

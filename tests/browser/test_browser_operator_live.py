@@ -71,6 +71,42 @@ def test_an_operator_takes_over_speaks_and_hands_back(both: tuple[Page, Page]) -
     expect(desk.locator(".od-message.od-bot", has_text="Your card is on its way.")).to_have_count(2)
 
 
+def test_a_chinese_customer_reads_chinese_through_a_whole_take_over(
+    new_visit: Callable[..., Visit], product: Product
+) -> None:
+    """Place in the queue, who joined, left and closed, quick replies and errors; the operator reads the same in English."""
+    chat = new_visit(locale="zh-CN").chat()
+    chat.get_by_label("您的消息").fill("A celadon question")
+    chat.keyboard.press("Enter")
+    expect(replies(chat)).to_have_count(1)
+    chat.locator(".rj-header").get_by_role("button", name="转接人工").click()
+    expect(chat.locator(".rj-banner")).to_contain_text("您排在第")
+    desk = sign_in(new_visit())
+    open_newest(desk, "celadon")
+    desk.keyboard.press("t")
+    expect(chat.locator(".rj-note").last).to_have_text("local 已加入对话，您现在由人工客服接待。")
+    expect(chat.locator(".rj-banner")).to_have_text("您正在与人工客服 local 对话。")
+    expect(desk.get_by_text("local from customer service has joined.")).to_be_visible()
+    desk.get_by_label("Your message").fill("您好")
+    desk.get_by_label("Your message").press("Control+Enter")
+    expect(chat.locator(".rj-operator").get_by_text("local · 人工客服")).to_be_visible()
+    desk.get_by_role("button", name="Hand back to the bot").click()
+    expect(chat.locator(".rj-note").last).to_have_text("local 已离开，现在由 AI 助手继续为您服务。")
+    quick = ("Talk to a person", "A title")
+    offer = Message(product.rig.parts.ids.message(), conversation_of(chat), 0, "bot", "?", 1000.0, quick_replies=quick)
+    product.rig.store.add_reply(offer, None)
+    chat.reload()
+    expect(chat.locator(".rj-quick")).to_have_text(["转接人工", "A title"])
+    chat.locator(".rj-quick", has_text="转接人工").click()
+    expect(chat.locator(".rj-user").last.locator(".rj-plain")).to_have_text("Talk to a person")
+    expect(replies(chat)).to_have_count(2)
+    desk.locator("body").press("t")
+    expect(desk.get_by_label("Your message")).to_be_visible()
+    desk.get_by_role("button", name="Resolve e").click()
+    expect(chat.locator(".rj-note").last).to_have_text("local 已结束本次对话。如有需要，请随时留言。")
+    assert "customer service" not in chat.locator(".rj-main").inner_text()
+
+
 def test_other_words_after_a_lost_answer_are_another_message(both: tuple[Page, Page]) -> None:
     """The first ones were stored although the page never heard so; also while the conversation is put off."""
     chat, desk = both

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from bot.feedback.desk import Doing
 from bot.feedback.desk_records import Case, Draft, Pair
 from bot.policy.adapters import Manifest
 from tests.builders import make_conversation, make_decision, make_message
-from tests.route_matrix import routes_of
+from tests.route_matrix import MATRIX, routes_of
 from tests.service_rig import OPERATOR_KEY, Rig, open_rig
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
@@ -38,6 +40,8 @@ CHANGES_NOTHING = {
     ("DELETE", "/v1/jobs/{job_id}"),
 }
 """They look, or end a look."""
+READS_THAT_WRITE = {"/health/ready", "/v1/inbox/export"}
+"""One tries whether the disk takes anything, the other leaves its row in the log; neither changes what is read."""
 REQUESTS: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/login"): ("/login", {"key": OPERATOR_KEY}),
     ("POST", "/v1/session"): ("/v1/session", {"key": OPERATOR_KEY}),
@@ -59,6 +63,7 @@ REQUESTS: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/ratings"): ("/v1/ratings", {"key": "r1", "message_id": "b1", "value": 1.0}),
     ("POST", "/v1/drafts"): ("/v1/drafts", {"message_id": "b1", "title": "Lockers"}),
     ("PATCH", "/v1/drafts/{draft_id}"): ("/v1/drafts/draft_a", {"state": "dropped"}),
+    ("POST", "/v1/pairs"): ("/v1/pairs", {"versions": ["v000000", "v000001"]}),
     ("POST", "/v1/pairs/{pair_id}"): ("/v1/pairs/pair_a", {"verdict": "left"}),
     ("POST", "/v1/accounts"): ("/v1/accounts", {"name": "ben", "role": "operator", "password": PASSWORD}),
     ("PATCH", "/v1/accounts/{name}"): ("/v1/accounts/ana", {"disabled": True}),
@@ -93,7 +98,7 @@ def furnish(rig: Rig) -> None:
     store.desk.take_over(ME, "c2")
     store.desk.add_case(ME, Case("case_a", 1.0, ME.actor, "Where?", "handoff", "", "", "", "c1"))
     store.desk.add_draft(ME, Draft("draft_a", 1.0, ME.actor, "Lockers", "", "", "c1"))
-    store.desk.add_pair(Pair("pair_a", 1.0, "d1", "v000000", "handoff", "v000001", "answer:card_arrival"))
+    store.desk.add_pair(ME, Pair("pair_a", 1.0, "d1", "v000000", "handoff", "v000001", "answer:card_arrival"))
     store.desk.save_macro(ME, "hello", "Hello.")
     rig.app.state.service.staff.add(ME, "ana", "operator", PASSWORD)
     for version, parent in (("v000001", BASE_VERSION), ("v000002", "v000001")):
@@ -154,6 +159,25 @@ def test_a_route_that_leaves_no_row_is_noticed(rig: Rig) -> None:
     before = rig.store.desk.audit(limit=1)[0].seq
     assert TestClient(rig.app, base_url="http://localhost:7860").post("/v1/secret").status_code == 200
     assert rig.store.desk.audit(limit=1)[0].seq == before
+
+
+@pytest.mark.parametrize("path", sorted(path for method, path in MATRIX if method == "GET"))
+def test_to_read_changes_nothing(rig: Rig, path: str) -> None:
+    """Nothing is committed by a GET, which a browser may send by itself."""
+    client = TestClient(rig.app, base_url="http://localhost:7860", headers=OPERATOR)
+    names = {
+        "conversation_id": "c1",
+        "article_id": "card_arrival",
+        "name": "hello",
+        "decision_id": "d1",
+        "job_id": "none",
+    }
+    client.get("/health/live")
+    with closing(sqlite3.connect(rig.store.path)) as watching:
+        before = watching.execute("PRAGMA data_version").fetchone()
+        client.get(path.format(number=1, version="v000001", **names), follow_redirects=False)
+        changed = watching.execute("PRAGMA data_version").fetchone() != before
+        assert changed is (path in READS_THAT_WRITE)
 
 
 def test_who_takes_what_people_wrote_out_of_the_house_is_in_the_log(rig: Rig) -> None:

@@ -101,6 +101,7 @@ def test_the_matrix_holds(client: TestClient, rig: Rig, method: str, path: str) 
         "/v1/drafts": {"message_id": reply_id, "title": "Missing"},
         "/v1/conversations/{conversation_id}/notes": {"text": "a note"},
         "/v1/conversations/{conversation_id}/say": {"key": "k", "text": "Hello"},
+        "/v1/pairs": {"versions": ["v000000", "v000001"]},
         "/v1/pairs/{pair_id}": {"verdict": "left"},
         "/v1/macros/{name}": {"text": "One moment."},
         "/v1/accounts": {"name": "new", "role": "operator", "password": PASSWORD},

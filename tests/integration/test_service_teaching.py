@@ -311,11 +311,13 @@ def test_a_pair_is_judged_blind_and_counted(client: TestClient, rig: Rig, monkey
     correct(client, chat(client)["id"], text="Words")
     chat(client)
     script_modes(rig, monkeypatch)
-    asked = "/v1/pairs/next?left=v000000&right=v000001"
-    pair = client.get(asked).json()["pair"]
+    asked = {"versions": ["v000000", "v000001"]}
+    pair = client.post("/v1/pairs", json=asked).json()["pair"]
     assert {pair["left"], pair["right"]} == {"In 5 days.", "Words"}
     assert "v000" not in str(pair)
-    assert client.get(asked).json()["pair"]["id"] == pair["id"]
+    assert client.post("/v1/pairs", json=asked).json()["pair"]["id"] == pair["id"]
+    added = rig.store.desk.audit(limit=1)[0]
+    assert (added.action, added.target, added.after) == ("add pair", pair["id"], asked)
     better = "left" if pair["left"] == "Words" else "right"
     told = client.post(f"/v1/pairs/{pair['id']}", json={"verdict": better}).json()
     assert told[f"{better}_version"] == "v000001"
@@ -334,11 +336,11 @@ def test_a_pair_of_which_something_was_erased_gives_way(
     correct(client, taught["id"], text="Words")
     script_modes(rig, monkeypatch)
     asked = chat(client)
-    path = "/v1/pairs/next?left=v000000&right=v000001"
-    first = client.get(path).json()["pair"]
+    versions = {"versions": ["v000000", "v000001"]}
+    first = client.post("/v1/pairs", json=versions).json()["pair"]
     lost = {"case": taught, "question": asked}[erased]
     assert client.delete(f"/v1/conversations/{lost['conversation_id']}").status_code == 200
-    answer = client.get(path)
+    answer = client.post("/v1/pairs", json=versions)
     assert answer.status_code == 200
     assert (answer.json()["pair"] or {}).get("id") != first["id"]
 

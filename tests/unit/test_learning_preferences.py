@@ -148,7 +148,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def verdict(store: Store, doing: Doing, decision: str, verdict: str) -> None:
     """A pair of the two articles, judged."""
     pair = Pair(f"pair_{doing.name}{decision}", 1.0, decision, "v000000", "answer:card_arrival", "v000001", "handoff")
-    store.desk.add_pair(pair)
+    store.desk.add_pair(doing, pair)
     store.desk.judge_pair(doing, pair.id, verdict)
 
 
@@ -183,7 +183,8 @@ LOST, ARRIVAL = "answer:lost_card", "answer:card_arrival"
 
 
 def judged(home: Home, decision: Decision, better: str, worse: str, name: str, doing: Doing = ANA) -> None:
-    home.store.desk.add_pair(Pair(f"pair_{name}", 1.0, decision.id, BASE_VERSION, better, "v000009", worse))
+    pair = Pair(f"pair_{name}", 1.0, decision.id, BASE_VERSION, better, "v000009", worse)
+    home.store.desk.add_pair(doing, pair)
     home.store.desk.judge_pair(doing, f"pair_{name}", "left")
 
 

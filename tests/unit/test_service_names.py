@@ -70,6 +70,7 @@ async def test_who_signed_in_with_an_address_speaks_under_their_display_name(rig
     assert found["hello"]["operator"] == "Ana"
     events = [line for line in found["hello"]["messages"] if line["role"] == "system"]
     assert events[0]["text"].startswith("Ana from customer service has joined.")
+    assert (events[0]["event"], events[0]["author"]) == ("joined", "Ana")
     assert [line["author"] for line in found["hello"]["messages"] if line["role"] == "operator"] == ["Ana"]
     assert found["said"]["message"]["author"] == ADDRESS
     assert found["staff"]["messages"][-1]["author"] == ADDRESS
@@ -116,5 +117,6 @@ def test_events_that_named_an_address_before_name_nobody_now() -> None:
         MessageOut.of(old, make_domain()).text == "A colleague has left. You are talking with the AI assistant again."
     )
     assert MessageOut.of(old, make_domain(), str).text == old.text
+    assert (MessageOut.of(old, make_domain()).event, MessageOut.of(old, make_domain()).author) == ("left", "")
     said = make_message(text=f"{ADDRESS} is my address")
     assert MessageOut.of(said, make_domain()).text == said.text

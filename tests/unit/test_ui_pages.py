@@ -12,19 +12,40 @@ from typing import Any
 import pytest
 
 import ui
+from bot.announcements import EVENTS, SOMEBODY, announcement
+from bot.domain import load_domain
+from bot.session import TALK_TO_A_PERSON
+from bot.wire import DOWN_CHIPS, UP_CHIPS
+from bot.wire_errors import WIRE_CODES
 from ui import operator, studio
 from ui.app import STATIC_FOLDER
 from ui.chat import chat_page
-from ui.texts import CHINESE, ENGLISH, texts
+from ui.texts import CHINESE, ENGLISH, LANGUAGES, texts
 from ui.theme import theme
 
 
 def test_every_language_has_every_text_with_the_same_places_to_fill() -> None:
     """A missing key would show its name to people."""
-    assert ENGLISH.keys() == CHINESE.keys()
-    for key, english in ENGLISH.items():
-        assert set(re.findall(r"{(\w+)}", english)) == set(re.findall(r"{(\w+)}", CHINESE[key])), key
+    for name, words in LANGUAGES.items():
+        assert ENGLISH.keys() == words.keys(), name
+        for key, english in ENGLISH.items():
+            assert words[key].strip(), (name, key)
+            assert set(re.findall(r"{(\w+)}", english)) == set(re.findall(r"{(\w+)}", words[key])), (name, key)
     assert (texts("zh-CN"), texts("xx")) == (CHINESE, ENGLISH)
+
+
+def test_what_the_server_says_in_english_has_its_words_in_the_catalogue() -> None:
+    """Events, reasons, errors, and the quick replies of the session and of both shipped domains; the English are the server's."""
+    domains = [load_domain(name) for name in ("bank", "shop")]
+    offered = {
+        title for domain in domains for said in domain.responses.values() for one in said for title in one.buttons
+    }
+    assert {f"quick.{title}" for title in {*offered, TALK_TO_A_PERSON}} <= ENGLISH.keys()
+    assert {f"chip.{chip}" for chip in (*UP_CHIPS, *DOWN_CHIPS)} <= ENGLISH.keys()
+    assert {f"error.{code}" for code in WIRE_CODES} <= ENGLISH.keys()
+    for event in EVENTS:
+        assert ENGLISH[f"event.{event}"].format(name="Ana") == announcement(event, "Ana")
+    assert ENGLISH["event.somebody"] == SOMEBODY
 
 
 def test_every_text_the_scripts_ask_for_exists() -> None:

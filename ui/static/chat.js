@@ -300,8 +300,8 @@ export class Chat {
     this.shell.showError(line, frame ? () => this.#deliver(frame) : null);
   }
 
-  #errorLine({ message, retry_after_s: wait }) {
-    const line = message || this.say("error.unknown");
+  #errorLine({ code, message, retry_after_s: wait }) {
+    const line = this.say(`error.${code}`, {}, message);
     return wait ? `${line} ${this.say("error.wait", { seconds: Math.ceil(wait) })}` : line;
   }
 

@@ -21,7 +21,7 @@ export async function reviewPairs(canJudge) {
 
   async function draw() {
     try {
-      const { pair } = await read(`v1/pairs/next?left=${left.value}&right=${right.value}`);
+      const { pair } = await call("POST", "v1/pairs", { versions: [left.value, right.value] });
       place.replaceChildren(...(pair ? shown(pair) : [faint("These two answer the newest questions alike.")]));
     } catch (error) {
       place.replaceChildren(el("p", { class: "od-problem", role: "alert" }, error.message));

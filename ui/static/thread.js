@@ -122,7 +122,8 @@ export class Thread {
   }
 
   #addNote(message) {
-    const node = el("div", { class: "rj-note" }, message.text);
+    const name = message.author || this.say("event.somebody");
+    const node = el("div", { class: "rj-note" }, this.say(`event.${message.event}`, { name }, message.text));
     this.#entries.set(message.id, { node });
     this.#append(node);
   }
@@ -279,7 +280,7 @@ export class Thread {
 
   #offerQuickReplies(message) {
     const texts = message.quick_replies || [];
-    const buttons = texts.map((text) => el("button", { type: "button", class: "rj-quick", dir: "auto", on: { click: () => this.actions.quickReply(text) } }, text));
+    const buttons = texts.map((text) => el("button", { type: "button", class: "rj-quick", dir: "auto", on: { click: () => this.actions.quickReply(text) } }, this.say(`quick.${text}`, {}, text)));
     this.tail.replaceChildren(...(buttons.length ? [el("div", { class: "rj-quicks", role: "group", aria: { label: this.say("quick.label") } }, buttons)] : []));
   }
 
