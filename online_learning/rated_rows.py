@@ -39,17 +39,18 @@ class RatedRows:
 
     def take(self, places: Sequence[int]) -> RatedRows:
         """Some of the rows, in that order."""
+        places_B = torch.tensor(places, dtype=torch.long).to(self.chosen_N.device, non_blocking=True)
         return RatedRows(
             self.prepared.take(places),
-            self.chosen_N[places],
-            self.mu_logprobs_N_A[places],
-            self.prox_logprobs_N_A[places],
-            self.start_logprobs_N_A[places],
-            self.advantages_N[places],
-            self.returns_N[places],
-            self.weights_N[places],
-            self.certain_N[places],
-            self.person_N[places],
+            self.chosen_N[places_B],
+            self.mu_logprobs_N_A[places_B],
+            self.prox_logprobs_N_A[places_B],
+            self.start_logprobs_N_A[places_B],
+            self.advantages_N[places_B],
+            self.returns_N[places_B],
+            self.weights_N[places_B],
+            self.certain_N[places_B],
+            self.person_N[places_B],
         )
 
 

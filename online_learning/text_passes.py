@@ -38,7 +38,7 @@ def text_logprobs(
             return writer.token_logprobs(texts, [adapter] * len(texts))
         alone = [checkpoint(_of_one, writer, text, adapter, use_reentrant=False) for text in texts]
     width = max(map(len, alone))
-    lengths_B_1 = torch.tensor([[len(logprobs_T)] for logprobs_T in alone], device=writer.device)
+    lengths_B_1 = torch.tensor([[len(logprobs_T)] for logprobs_T in alone]).to(writer.device, non_blocking=True)
     return padded(alone, width, fill=0.0), torch.arange(width, device=writer.device) < lengths_B_1
 
 

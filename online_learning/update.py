@@ -352,13 +352,13 @@ class Learner:
         logprobs_B_T, mask_B_T = text_logprobs(self._need_writer(), texts, CURRENT, self.config)
         width, device = logprobs_B_T.shape[1], logprobs_B_T.device
         prox_B_T = padded(prox, width, fill=0.0)
-        mu_B_T = padded([torch.tensor(text.logprobs, device=device) for text in texts], width, fill=0.0)
+        mu_B_T = padded([torch.tensor(text.logprobs) for text in texts], width, fill=0.0)
         # The champion is the proximal policy, from which every update starts.
         return replace(
             acts,
             token_logprobs_B_T=logprobs_B_T,
             token_mask_B_T=mask_B_T,
-            token_mu_B_T=mu_B_T,
+            token_mu_B_T=mu_B_T.to(device, non_blocking=True),
             token_prox_B_T=prox_B_T,
             token_champion_B_T=prox_B_T,
         )

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bot.conversation import Generated
 from bot.errors import ModelError
@@ -47,6 +48,8 @@ class CausalPart:
 
         hush_loading()
         self.device = device or pick_device()
+        if self.device.type == "cuda":  # cuDNN's attention makes a plan for every new length, which takes it a second.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.vocabulary = Vocabulary(folder)
         self.tokenizer = self.vocabulary.tokenizer
         self.header_ids, self.stop_ids = self.vocabulary.header_ids, self.vocabulary.stop_ids
@@ -55,7 +58,6 @@ class CausalPart:
         self.width: int = base.config.hidden_size
         self.name = f"{Path(folder).name}:{fingerprint(Path(folder))}"
         self._read: dict[tuple[int, ...], KeysValues] = {}
-        self._masks: dict[Generated, Tensor] = {}
         self._capacity_tokens = 0
         self._prompts: ReadPrompts | None = None
         self._label_ids = lru_cache(LABELS_KEPT)(self._spelled)
@@ -92,7 +94,7 @@ class CausalPart:
             is_shared = self._begin(prompt_ids, adapter) == _length(known) > 0
             known = known if is_shared else self._known(prompt_ids, adapter)
             adapted_A = self._loglik(prompt_ids, labels, adapter, known)
-        return logits_A.index_copy(0, torch.tensor(worded, device=self.device), alpha * base_A + adapted_A - base_A)
+        return logits_A.index_copy(0, self._moved(torch.tensor(worded)), alpha * base_A + adapted_A - base_A)
 
     def _spelled(self, text: str) -> tuple[int, ...]:
         """An act as the LM would say it: its last text (an article's title, a response's wording)."""
@@ -107,19 +109,20 @@ class CausalPart:
         packed = pack(len(prompt_ids) - begin, begin, [len(label) for label in labels])
         label_ids = [token for label in labels for token in label]
         self.num_act_tokens += len(prompt_ids) - begin + len(label_ids)
-        ids_1_L = torch.tensor([[*prompt_ids[begin:], *label_ids]], device=self.device)
+        ids_1_L = self._moved(torch.tensor([[*prompt_ids[begin:], *label_ids]]))
         out = self.model(
             [adapter],
             input_ids=ids_1_L,
-            position_ids=packed.positions_1_L.to(self.device),
-            attention_mask=packed.mask_1_1_L_K.to(self.device),
+            position_ids=self._moved(packed.positions_1_L),
+            attention_mask=self._moved(packed.mask_1_1_L_K),
             past_key_values=self._past(known),
             use_cache=True,
             logits_to_keep=1 + len(label_ids),
         )
-        logprobs_N_V = out.logits[0, packed.before_N].float().log_softmax(-1)
-        logprobs_N = logprobs_N_V.gather(-1, torch.tensor(label_ids, device=self.device).unsqueeze(-1)).squeeze(-1)
-        owner_N = packed.owner_N.to(self.device)
+        logprobs_N_V = out.logits[0, self._moved(packed.before_N)].float().log_softmax(-1)
+        label_N = self._moved(torch.tensor(label_ids))
+        logprobs_N = logprobs_N_V.gather(-1, label_N.unsqueeze(-1)).squeeze(-1)
+        owner_N = self._moved(packed.owner_N)
         return torch.zeros(len(labels), device=self.device).index_add(0, owner_N, logprobs_N)
 
     def _known(self, prompt_ids: tuple[int, ...], adapter: str) -> KeysValues:
@@ -217,7 +220,7 @@ class CausalPart:
         like = max(self._read, key=lambda known: _num_shared(known, ids), default=())
         shared = min(_num_shared(like, ids), len(ids) - 1)
         known = tuple((keys[:, :, :shared], values[:, :, :shared]) for keys, values in self._read.get(like, ()))
-        tokens_1_P = torch.tensor([ids[shared:]], device=self.device)
+        tokens_1_P = self._moved(torch.tensor([ids[shared:]]))
         past = DynamicCache(known) if shared else None
         # In the weights' own precision whatever the pass around it has: rows that are only scored read from here too.
         with torch.autocast(self.device.type, enabled=False):
@@ -276,12 +279,11 @@ class CausalPart:
         logits_N_V = torch.cat(self._reply_logits(rows, adapters))
         temperature_N_1 = torch.cat([torch.full((n, 1), row.temperature) for row, n in zip(rows, lengths, strict=True)])
         allowed_N_V = torch.cat([self._allowed(row) for row in rows])
-        logprobs_N_V = masked_logprobs(logits_N_V, temperature_N_1.to(self.device), allowed_N_V)
-        tokens_N = torch.tensor([token for row in rows for token in row.token_ids], device=self.device)
+        logprobs_N_V = masked_logprobs(logits_N_V, self._moved(temperature_N_1), allowed_N_V)
+        tokens_N = self._moved(torch.tensor([token for row in rows for token in row.token_ids]))
         logprobs_N = logprobs_N_V.gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1)
         mask_B_T = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(-1)
-        mask_B_T = mask_B_T.to(self.device)
-        return torch.zeros(mask_B_T.shape, device=self.device).masked_scatter(mask_B_T, logprobs_N), mask_B_T
+        return pad_sequence([*torch.split(logprobs_N, lengths)], batch_first=True), self._moved(mask_B_T)
 
     def _reply_logits(self, rows: Sequence[Generated], adapters: Sequence[str]) -> list[Tensor]:
         """Logits [T, V] of each row's written tokens."""
@@ -294,9 +296,9 @@ class CausalPart:
         lengths_B_1, begins_B_1 = torch.tensor([[len(row)] for row in ids]), torch.tensor(begins).unsqueeze(-1)
         out = self.model(
             adapters,
-            input_ids=ids_B_L.to(self.device),
-            attention_mask=((steps_L >= -begins_B_1) & (steps_L < lengths_B_1)).long().to(self.device),
-            position_ids=(begins_B_1 + torch.arange(width)).to(self.device),
+            input_ids=self._moved(ids_B_L),
+            attention_mask=self._moved(((steps_L >= -begins_B_1) & (steps_L < lengths_B_1)).long()),
+            position_ids=self._moved(begins_B_1 + torch.arange(width)),
             past_key_values=self._cache([row.prompt_ids[:n] for row, n in zip(rows, begins, strict=True)])
             if past
             else None,
@@ -307,14 +309,16 @@ class CausalPart:
 
     def _allowed(self, row: Generated) -> Tensor:
         """Grounding masks [T, V] of every step, from the tokens before it."""
-        if row in self._masks:
-            return self._masks[row]
         known = amounts(" ".join(row.sources))
         text, masks = "", []
         for step in range(len(row.token_ids)):
             masks.append(torch.from_numpy(self.vocabulary.allowed(text, known)))
             text = self.vocabulary.text_of(row.token_ids[: step + 1], text)
-        return torch.stack(masks).to(self.device)
+        return self._moved(torch.stack(masks))
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """On the device, without waiting for what it still computes."""
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _length(known: KeysValues) -> int:

@@ -42,9 +42,9 @@ class Chooser:
         ]
         adapters = [BASE if version == BASE_VERSION else version for _, version in items]
         scored = self._model.score(rows, adapters)
-        choices = []
+        logprobs_B_A, choices = scored.logprobs_B_A.double().cpu(), []
         for i, (request, version) in enumerate(items):
-            logprobs_A = scored.logprobs_B_A[i, : len(request.legal)].double().cpu()
+            logprobs_A = logprobs_B_A[i, : len(request.legal)]
             choices.append(
                 Choice(
                     chosen=draw(logprobs_A, request.seed),

@@ -22,7 +22,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from bot.errors import AdapterError
 from bot.policy.adapted import BASE
 from bot.policy.factors import Factors
+from bot.policy.graphs import Graphs, Key
 
 ARCHITECTURES = ("llama", "mistral")
 """Of transformers' `model_type`: what this forward pass is equal to. Others go through transformers, one by one."""
@@ -105,6 +106,7 @@ class Decoder:
         self._cos_P_D, self._sin_P_D = self._rotary(model)
         self._versions: dict[str, Layers] = {BASE: self.prepare({})}
         self._allocate()
+        self._graphs: Graphs[_Batch] | None = Graphs(self._forward, self.device) if self.device.type == "cuda" else None
 
     def _allocate(self) -> None:
         shape = (self._num_layers, self.num_slots, self._heads_kv, self.num_positions, self._head_dim)
@@ -148,16 +150,20 @@ class Decoder:
 
     def add(self, version: str, layers: Layers) -> None:
         """From now on `version` names these layers."""
+        self.drop(version)
         self._versions[version] = layers
 
     def drop(self, version: str) -> Layers | None:
         """Forget a version; its memory goes with what is returned."""
+        if self._graphs is not None:
+            self._graphs.drop(version)
         return self._versions.pop(version, None)
 
     def beside(self, layers: Layers, version: str, *, num_positions: int) -> Decoder:
         """The same weights and one version more, with one slot of its own: for trying a version out in another thread."""
         other = copy.copy(self)
         other._versions = {BASE: self._versions[BASE], version: layers}  # noqa: SLF001
+        other._graphs = None  # noqa: SLF001
         other.num_slots, other.num_positions = 1, min(_span(num_positions), self.num_positions)
         other._allocate()  # noqa: SLF001
         return other
@@ -170,6 +176,7 @@ class Decoder:
         other.dtype = torch.float32
         other._embedding_V_W = self._source.get_input_embeddings().weight.detach().float()  # type: ignore[operator]  # noqa: SLF001
         other._head = partial(F.linear, weight=self._source.get_output_embeddings().weight.detach().float())  # type: ignore[operator]  # noqa: SLF001
+        other._graphs = None  # noqa: SLF001
         other.num_slots, other.num_positions = 1, min(_span(num_positions), self.num_positions)
         other._cos_P_D, other._sin_P_D = other._rotary(self._source)  # noqa: SLF001
         plain = [{part: self._unmerged(i, part) for part in PARTS} for i in range(self._num_layers)]
@@ -241,6 +248,9 @@ class Decoder:
     def run(self, pieces: Sequence[Piece]) -> Tensor:
         """Logits [R, V] in fp32 of the pieces' last tokens, in order."""
         batch = _Batch(pieces, self)
+        return self._forward(batch) if self._graphs is None else self._graphs.run(batch)
+
+    def _forward(self, batch: _Batch) -> Tensor:
         x_N_W = self._embedding_V_W[
             batch.tokens_N
         ].float()  # The residual stream stays in fp32: it is small, sums are long.
@@ -303,7 +313,7 @@ class _Batch:
     """The pieces of a pass as tensors: what every layer needs and none has to make again."""
 
     def __init__(self, pieces: Sequence[Piece], decoder: Decoder) -> None:
-        device, groups = decoder.device, decoder._groups  # noqa: SLF001 - its other half
+        groups = decoder._groups  # noqa: SLF001 - its other half
         order = sorted(range(len(pieces)), key=lambda i: pieces[i].version)
         starts, count = dict[int, int](), 0
         for i in order:
@@ -311,39 +321,47 @@ class _Batch:
         laid = [pieces[i] for i in order]
         positions = [piece.start + j for piece in laid for j in range(len(piece.tokens))]
         slots = [piece.slot for piece in laid for _ in piece.tokens]
-        self.tokens_N = torch.tensor([token for piece in laid for token in piece.tokens], device=device)
-        self.positions_N = torch.tensor(positions, device=device)
-        self.slots_N = torch.tensor(slots, device=device)
         ends = [(starts[i] + len(piece.tokens), piece.num_logits) for i, piece in enumerate(pieces)]
         wanted = [row for end, count in ends for row in range(end - count, end)]
-        self.wanted_R = torch.tensor(wanted, device=device, dtype=torch.long)
         self.groups = _groups(laid)
         ones: dict[int, int] = {}
-        self.longer: list[tuple[slice, int, int, Tensor]] = []
+        longer: list[tuple[slice, int]] = []
         for i in order:
             piece, rows = pieces[i], slice(starts[i], starts[i] + len(pieces[i].tokens))
             if len(piece.tokens) == 1 and piece.slot not in ones:
                 ones[piece.slot] = rows.start
             else:
-                self.longer += [(block, piece.slot, *self._seen(block, groups)) for block in _blocks(rows, piece)]
+                longer += [(block, piece.slot) for block in _blocks(rows, piece)]
         self.num_slots = max(ones, default=-1) + 1
-        self._lay_ones(ones, positions, device)
-        self.is_plain = not self.longer and list(ones.values()) == list(range(self.num_slots)) == slots
+        # A slot without a query token is given one for company: what it sees goes nowhere.
+        company = [ones.get(slot, 0) for slot in range(self.num_slots)]
+        reach = [positions[ones[slot]] if slot in ones else 0 for slot in range(self.num_slots)]
+        tokens = [token for piece in laid for token in piece.tokens]
+        columns = tokens, positions, slots, wanted, company, list(ones.values()), reach
+        # All in one transfer, which nobody waits for.
+        self.numbers_X = torch.tensor([*chain(*columns)], dtype=torch.long).to(decoder.device, non_blocking=True)
+        parts = torch.split(self.numbers_X, [len(column) for column in columns])
+        self.tokens_N, self.positions_N, self.slots_N, self.wanted_R, self.ones_S, self.ones_N, self.reach_S = parts
+        self.span = _span(max(reach, default=0) + 1)
+        self.longer = [(rows, slot, *self._seen(rows, positions[rows.stop - 1], groups)) for rows, slot in longer]
+        self.is_plain = not longer and list(ones.values()) == list(range(self.num_slots)) == slots
+        self.goes_on = self.is_plain and wanted == slots
+        """Whether it holds the next token of each reply and nothing else."""
+        self.lay_mask()
 
-    def _seen(self, rows: slice, groups: int) -> tuple[int, Tensor]:
-        """The span that consecutive tokens of a reply attend over, and their mask [X, span]."""
-        reach_X = self.positions_N[rows].repeat(groups)
-        span = _span(int(reach_X[-1]) + 1)
-        return span, _mask(reach_X, span)
+    @property
+    def key(self) -> Key | None:
+        """Of the graph that such a step may share with others."""
+        return (self.groups[0][0], self.num_slots, self.span) if self.goes_on and len(self.groups) == 1 else None
 
-    def _lay_ones(self, ones: Mapping[int, int], positions: Sequence[int], device: torch.device) -> None:
-        """A slot without a query token is given one for company: what it sees goes nowhere."""
-        rows = [ones.get(slot, 0) for slot in range(self.num_slots)]
-        reach_S = [positions[ones[slot]] if slot in ones else 0 for slot in range(self.num_slots)]
-        self.ones_S = torch.tensor(rows, device=device, dtype=torch.long)
-        self.ones_N = torch.tensor(list(ones.values()), device=device, dtype=torch.long)
-        self.span = _span(max(reach_S, default=0) + 1)
-        self.mask_S_1_1_P = _mask(torch.tensor(reach_S, device=device), self.span)[:, None, None]
+    def lay_mask(self) -> None:
+        """Of the slots that go on by one token."""
+        self.mask_S_1_1_P = _mask(self.reach_S, self.span)[:, None, None]
+
+    def _seen(self, rows: slice, last: int, groups: int) -> tuple[int, Tensor]:
+        """The span that consecutive tokens of a reply attend over, the last one at `last`, and their mask [X, span]."""
+        span = _span(last + 1)
+        return span, _mask(self.positions_N[rows].repeat(groups), span)
 
 
 def _groups(laid: Sequence[Piece]) -> list[tuple[str, slice]]:

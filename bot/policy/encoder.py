@@ -202,9 +202,10 @@ class EncoderPart:
     def _padded(self, ids: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
         width = max(len(row) for row in ids)
         pad = self.tokenizer.pad_token_id or 0
-        tokens_B_T = torch.tensor([[*row, *([pad] * (width - len(row)))] for row in ids], device=self.device)
-        mask_B_T = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
-        return {"input_ids": tokens_B_T, "attention_mask": mask_B_T}
+        tokens_B_T = torch.tensor([[*row, *([pad] * (width - len(row)))] for row in ids])
+        mask_B_T = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+        found = {"input_ids": tokens_B_T, "attention_mask": mask_B_T}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in found.items()}
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

@@ -60,7 +60,8 @@ class Prepared:
     def take(self, places: Sequence[int]) -> Prepared:
         """Some of the rows, in that order."""
         rows = tuple(self.rows[i] for i in places)
-        taken = (t[places] for t in (self.place_B_A, self.prior_B_A, self.mask_B_A, self.temperature_B_1))
+        places_B = torch.tensor(places, dtype=torch.long).to(self.place_B_A.device, non_blocking=True)
+        taken = (t[places_B] for t in (self.place_B_A, self.prior_B_A, self.mask_B_A, self.temperature_B_1))
         return Prepared(rows, self.table, *taken)
 
 

@@ -36,7 +36,7 @@ def draw(
     weights_R_V = nn.functional.pad((scaled_R_V - top_R_1).exp_(), (0, -scaled_R_V.shape[1] % BLOCK))
     weights_R_B_X = weights_R_V.view(len(weights_R_V), -1, BLOCK)
     until_R_B = weights_R_B_X.sum(-1).double().cumsum(-1)
-    uniform_R_1 = torch.tensor(uniforms, dtype=torch.float64, device=logits_R_V.device)[:, None]
+    uniform_R_1 = torch.tensor(uniforms, dtype=torch.float64).to(logits_R_V.device, non_blocking=True)[:, None]
     past_R_1 = uniform_R_1 * until_R_B[:, -1:]
     # The bounds are reached by NaN alone, which is past everything.
     block_R_1 = torch.searchsorted(until_R_B, past_R_1, right=True).clamp(max=until_R_B.shape[1] - 1)
@@ -49,4 +49,6 @@ def draw(
     tokens_R_1 = block_R_1 * BLOCK + torch.searchsorted(within_R_X, share_R_1 * within_R_X[:, -1:], right=True)
     tokens_R_1 = tokens_R_1.clamp(max=scaled_R_V.shape[1] - 1)
     logprobs_R_1 = scaled_R_V.gather(1, tokens_R_1) - top_R_1 - until_R_B[:, -1:].log()
-    return tokens_R_1[:, 0].tolist(), logprobs_R_1[:, 0].tolist()
+    # Both at once: a GPU is waited for here, and nowhere else in a step.
+    tokens, logprobs = torch.cat((tokens_R_1.double(), logprobs_R_1), dim=1).T.tolist()
+    return [int(token) for token in tokens], logprobs

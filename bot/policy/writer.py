@@ -333,8 +333,10 @@ class Writer:
         """Draw the next token of each, under its own temperature, mask and random stream."""
         device = logits_R_V.device
         masks = np.stack([self._words.allowed(reply.text, reply.known) for reply in replies])
-        temperature_R_1 = torch.tensor([[reply.request.temperature] for reply in replies], device=device)
-        allowed_R_V = torch.from_numpy(masks).to(device)
+        temperature_R_1 = torch.tensor([[reply.request.temperature] for reply in replies])
+        temperature_R_1, allowed_R_V = (
+            x.to(device, non_blocking=True) for x in (temperature_R_1, torch.from_numpy(masks))
+        )
         tokens, logprobs = draw(
             logits_R_V, temperature_R_1, allowed_R_V, [reply.uniforms.random() for reply in replies]
         )

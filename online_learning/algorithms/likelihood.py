@@ -58,8 +58,8 @@ def likelihood(inputs: LossInputs, config: LikelihoodConfig) -> LossOutputs:
             "up": mean_over_rows(up_B),
             "p_up": mean_over_rows(p_up_B),
             "brier": mean_over_rows((p_up_B - up_B) ** 2),
-            "p_right": p_up_B.new_tensor(config.p_right),
-            "p_wrong": p_up_B.new_tensor(config.p_wrong),
+            "p_right": p_up_B.new_full((), config.p_right),
+            "p_wrong": p_up_B.new_full((), config.p_wrong),
         },
     )
 

@@ -43,6 +43,7 @@ from online_learning.bench.product import throw_away
 from online_learning.bench.serve_vllm import measure_vllm, running_vllm, vllm_python
 
 BATCHES = (1, 8, 16)
+ON_CUDA = (*BATCHES, 64)
 VLLM_BATCHES = (1, 16)
 RANK = 16
 NOISE = 0.02
@@ -79,19 +80,20 @@ def run_text(settings: Settings, *, repeats: int = 5, num_tokens: int = 64, vllm
     threads = torch.get_num_threads()
     use_threads(1)
     causal, domain = CausalPart(find_or_fetch("causal", settings)), load_domain(settings.domain)
-    prompts = prompts_of(domain, max(BATCHES))
+    batches = ON_CUDA if causal.device.type == "cuda" else BATCHES
+    prompts = prompts_of(domain, max(batches))
     dtype = pick_dtype(settings.engine.dtype, causal.device)
-    decoder, words = _decoder(causal, dtype, num_tokens), Endless(causal.vocabulary)
+    decoder, words = _decoder(causal, dtype, num_tokens, max(batches)), Endless(causal.vocabulary)
     runs: dict[str, Callable[[], float]] = {
         f"{name} {batch}": partial(_ours, decoder, words, prompts[:batch], num_tokens, threads, knows=name == "known")
         for name in ("ours", "known")
-        for batch in BATCHES
+        for batch in batches
     }
     for name, peer in {
         "adapter": _generator(settings, causal, dtype, adapted=True),
         "base": _generator(settings, causal, dtype, adapted=False),
     }.items():
-        for batch in BATCHES:
+        for batch in batches:
             runs[f"generate_{name} {batch}"] = partial(_apart, partial(peer, prompts[:batch], num_tokens), threads)
     # One request after the other has the rate of one request.
     runs["one_at_a_time 8"] = runs["generate_adapter 1"]
@@ -148,16 +150,14 @@ def prompts_of(domain: Domain, count: int) -> list[tuple[str, str]]:
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
-def _decoder(causal: CausalPart, dtype: torch.dtype, num_tokens: int) -> Decoder:
+def _decoder(causal: CausalPart, dtype: torch.dtype, num_tokens: int, num_slots: int) -> Decoder:
     causal.model.create(ADAPTER, lora_config(RANK, 2 * RANK))
     generator = torch.Generator().manual_seed(0)
     weights = causal.model.weights(ADAPTER)
     causal.model.set_weights(
         ADAPTER, {key: NOISE * torch.randn(value.shape, generator=generator) for key, value in weights.items()}
     )
-    decoder = Decoder(
-        causal.model.base, dtype=dtype, num_slots=max(BATCHES), num_positions=MAX_PROMPT_TOKENS + num_tokens
-    )
+    decoder = Decoder(causal.model.base, dtype=dtype, num_slots=num_slots, num_positions=MAX_PROMPT_TOKENS + num_tokens)
     decoder.add(ADAPTER, decoder.prepare(read_factors(causal.model.config(ADAPTER), causal.model.weights(ADAPTER))))
     return decoder
 
@@ -218,15 +218,15 @@ def _generator(
     if adapted:
         model = get_peft_model(model, lora_config(RANK, 2 * RANK))
         set_peft_model_state_dict(model, causal.model.weights(ADAPTER))
-    model.eval()
+    model.eval().to(causal.device)
 
     @torch.inference_mode()
     def generate(prompts: Sequence[tuple[str, str]], num_tokens: int) -> float:
         started = time.perf_counter()
         rows = [causal.vocabulary.prompt_ids(prompt) for prompt, _ in prompts]
         width = max(map(len, rows))
-        ids_B_T = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
-        mask_B_T = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        ids_B_T = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=causal.device)
+        mask_B_T = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=causal.device)
         out_B_T = model.generate(
             input_ids=ids_B_T,
             attention_mask=mask_B_T,
@@ -270,22 +270,30 @@ def _limits(causal: CausalPart, dtype: torch.dtype) -> dict[str, float]:
     operations a weight and token at sixteen."""
     num_weights = sum(p.numel() for name, p in causal.model.base.named_parameters() if "lora_" not in name)
     num_bytes = num_weights * torch.empty((), dtype=dtype).element_size()
-    return {"1": _bandwidth() / num_bytes, "16": _matmul_flops(dtype) / (2 * num_weights)}
+    return {
+        "1": _bandwidth(causal.device) / num_bytes,
+        "16": _matmul_flops(dtype, causal.device) / (2 * num_weights),
+    }
 
 
-def _bandwidth() -> float:
-    """Bytes a second read from memory: the best of five sums over 256 MB."""
-    block = torch.ones(64 * 1024 * 1024)
-    return block.numel() * 4 / min(_timed(block.sum) for _ in range(5))
+def _bandwidth(device: torch.device) -> float:
+    """Bytes a second read from memory: the best of five sums over 256 MB (on a GPU 4 GB: it has a cache of 50 MB, and a
+    call costs what reading 60 MB does)."""
+    num_bytes = 2**32 if device.type == "cuda" else 2**28
+    block = torch.ones(num_bytes // 4, device=device)
+    return num_bytes / min(_timed(block.sum, device) for _ in range(5))
 
 
-def _matmul_flops(dtype: torch.dtype) -> float:
+def _matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     """Operations a second of a square product: the best of five."""
-    square = torch.ones(2048, 2048, dtype=dtype)
-    return 2 * 2048**3 / min(_timed(lambda: square @ square) for _ in range(5))
+    size = 8192 if device.type == "cuda" else 2048
+    square = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(_timed(lambda: square @ square, device) for _ in range(5))
 
 
-def _timed(call: Callable[[], object]) -> float:
+def _timed(call: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - started

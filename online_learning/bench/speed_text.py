@@ -144,6 +144,8 @@ def seconds(call: Callable[[], None]) -> float:
     """What one call takes."""
     began = time.perf_counter()
     call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 

@@ -88,7 +88,7 @@ def untaught(learner: Learner) -> bool:
     if learner.q_heads is None:
         return True
     found, fresh = learner.q_heads.state_dict(), QHeads(learner.model.encoder.width).state_dict()
-    return all(torch.equal(found[name], fresh[name]) for name in fresh)
+    return all(torch.equal(found[name].cpu(), fresh[name]) for name in fresh)
 
 
 def test_a_checkpoint_of_another_version_is_not_mixed_in(home: Home) -> None:

@@ -64,7 +64,7 @@ def passed(home: Home, texts: list[Generated], **fields: Any) -> tuple[torch.Ten
 def test_checkpointing_changes_no_gradient(home: Home, texts: list[Generated]) -> None:
     """To 1e-4 of its length, which is what other batch sizes cost in fp32."""
     plain, ours = passed(home, texts), passed(home, texts, text_checkpointing=True)
-    torch.testing.assert_close(ours[0], plain[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours[0], plain[0], rtol=0, atol=5e-5)
     assert plain[1].norm() > 0
     assert (ours[1] - plain[1]).norm() < 1e-4 * plain[1].norm()
 

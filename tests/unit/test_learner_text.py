@@ -105,7 +105,8 @@ def test_a_published_encoder_loads_with_plain_peft(loop: Loop, home: Home, model
     with torch.no_grad():
         plain = base(**tokens)
         theirs = PeftModel.from_pretrained(base, home.adapters.folder("v000001") / "encoder").eval()(**tokens)
-        ours = loop.learner.adapted["encoder"]([CURRENT], **tokens)
+        encoder = loop.learner.adapted["encoder"]
+        ours = encoder([CURRENT], **{name: tensor.to(encoder.device) for name, tensor in tokens.items()}).cpu()
     assert torch.allclose(theirs, ours, atol=1e-5)
     assert not torch.allclose(theirs, plain, atol=1e-3)
 
@@ -126,7 +127,7 @@ def test_a_published_writer_loads_with_plain_peft(
         plain = base(input_ids=ids).logits[:, -keep:]
         peft = PeftModel.from_pretrained(base, home.adapters.folder("v000001") / "causal").eval()
         theirs = peft(input_ids=ids).logits[:, -keep:]
-        ours = writer.after_prompt(reply.prompt_ids, reply.token_ids[:-1], CURRENT, keep=keep).logits
+        ours = writer.after_prompt(reply.prompt_ids, reply.token_ids[:-1], CURRENT, keep=keep).logits.cpu()
     assert torch.allclose(theirs, ours, atol=1e-4)
     assert not torch.allclose(theirs, plain, atol=1e-3)
     assert bool(peft.peft_config["default"].alora_invocation_tokens) is not adapts_prompt
