@@ -4,6 +4,7 @@ Owns what the provider is asked and what its answers must be; knows nothing of a
 
 1. `begin`   state, nonce and a PKCE verifier, and the address the browser goes to
 2. `finish`  the code becomes an ID token, whose signature, issuer, audience, times and nonce are checked: who it is
+3. `leave`   where a browser ends its session at the provider, too (RP-Initiated Logout 1.0)
 
 The provider is asked at sign-in only; what it says of itself is kept for an hour, its keys until one is missing. authlib
 and joserfc are imported when somebody signs in for the first time.
@@ -74,6 +75,8 @@ class _Metadata:
     """It wants the secret in the form, not in the header."""
     names_issuer: bool
     """Its answers carry `iss` (RFC 9207)."""
+    end_session_endpoint: str
+    """Where people sign out; empty where it says nothing that could be trusted."""
 
 
 class Provider:
@@ -139,6 +142,19 @@ class Provider:
             raise Unauthenticated("sign-in: expected a code from the provider, got none")
         token = await self._redeem(metadata, answer["code"], pending.verifier)
         return self._person(await self._claims(metadata, token, pending.nonce))
+
+    async def leave(self) -> str:
+        """Where the browser goes to end its session at the provider, and comes back from to our form; empty where it names no
+        such place or does not answer: nobody stays signed in here for that."""
+        from authlib.common.urls import add_params_to_uri
+
+        with suppress(Unavailable):
+            endpoint = (await self._discovered()).end_session_endpoint
+            if endpoint:
+                back = self._public_url.rstrip("/") + "/login"
+                asked = [("client_id", self.settings.client_id), ("post_logout_redirect_uri", back)]
+                return str(add_params_to_uri(endpoint, asked))
+        return ""
 
     # --- the provider's answers ---------------------------------------------------------------------------------------
     async def _discovered(self) -> _Metadata:
@@ -280,8 +296,7 @@ def _metadata_from(found: Mapping[str, Any], issuer: str) -> _Metadata:
     if found.get("issuer") != issuer:
         raise Unavailable(f"the sign-in provider: expected the issuer {issuer}, got {str(found.get('issuer'))[:200]!r}")
     for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-        address = urlsplit(str(found.get(name, "")))
-        if address.scheme != "https" and not (address.scheme == "http" and is_loopback(address.hostname or "")):
+        if not _is_safe(found.get(name)):
             raise Unavailable(f"the sign-in provider: expected {name} to be an https address, got {found.get(name)!r}")
     signing = found.get("id_token_signing_alg_values_supported") or ["RS256"]
     algorithms = tuple(name for name in ALGORITHMS if name in signing)
@@ -298,7 +313,17 @@ def _metadata_from(found: Mapping[str, Any], issuer: str) -> _Metadata:
         algorithms=algorithms,
         posts_secret="client_secret_basic" not in methods,
         names_issuer=found.get("authorization_response_iss_parameter_supported") is True,
+        end_session_endpoint=str(end) if _is_safe(end := found.get("end_session_endpoint")) else "",
     )
+
+
+def _is_safe(address: Any) -> bool:
+    """https, or http that cannot leave this machine."""
+    try:
+        parts = urlsplit(address) if isinstance(address, str) else urlsplit("")
+    except ValueError:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 
 def _display_name(claims: Mapping[str, Any]) -> str:

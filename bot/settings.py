@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import reduce
@@ -137,6 +138,8 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
 
 _ENV_PREFIX = "REJOINDER_"
 _DEBUG = "REJOINDER_DEBUG"
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]*:[0-9a-f:.]*")
+"""A name, in any letters, or an address."""
 _OTEL_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """The one variable of others that we read: every OpenTelemetry program takes it."""
 
@@ -157,7 +160,11 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
         raise ConfigError(f"profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
     settings = _build(_merge(PROFILES[profile], given))
     _check_ranges(settings)
-    return replace(settings, public_url=_as_browsers_write(settings.public_url))
+    return replace(
+        settings,
+        public_url=_as_browsers_write("public_url", settings.public_url),
+        allowed_origins=tuple(_origin("allowed_origins", given) for given in settings.allowed_origins),
+    )
 
 
 def wants_tracebacks(environ: Mapping[str, str] | None = None) -> bool:
@@ -306,7 +313,20 @@ def _check_address(name: str, address: str) -> None:
         raise ConfigError(f"{name}: expected https://HOST (http on this machine alone), got {address!r}")
 
 
-def _as_browsers_write(address: str) -> str:
+def _origin(name: str, given: str) -> str:
+    """An origin as browsers write it. Raises ConfigError for what no browser ever sends: a path, a pattern, a user."""
+    try:
+        parts = urlsplit(given)
+        host = (parts.hostname or "").lower()
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    is_origin = parts.scheme in ("http", "https") and given.lower() == f"{parts.scheme}://{parts.netloc}".lower()
+    if not (is_origin and _HOST.fullmatch(host)) or "@" in parts.netloc:
+        raise ConfigError(f"{name}: expected origins such as https://shop.example (no path, no *), got {given[:200]!r}")
+    return _as_browsers_write(name, given)
+
+
+def _as_browsers_write(setting: str, address: str) -> str:
     """The address as an Origin header has it: in lower case, without the scheme's own port, foreign letters as A-labels
     (URL standard; UTS #46). What follows the host stays. Raises ConfigError."""
     if not address:
@@ -318,7 +338,7 @@ def _as_browsers_write(address: str) -> str:
         host, port = parts.hostname or "", parts.port
         name = host if host.isascii() else idna.encode(host, uts46=True).decode()
     except ValueError as error:
-        raise ConfigError(f"public_url: expected https://HOST, got {address!r} ({error})") from error
+        raise ConfigError(f"{setting}: expected https://HOST, got {address!r} ({error})") from error
     shown = f"[{name}]" if ":" in name else name
     is_default = port is None or port == {"https": 443, "http": 80}[parts.scheme]
     return parts._replace(netloc=shown if is_default else f"{shown}:{port}").geturl()

@@ -71,6 +71,10 @@ class Staff:
         """By name."""
         return sorted(self._accounts.values(), key=lambda account: account.name)
 
+    def is_providers(self, name: str) -> bool:
+        """Whether the account is signed in to by the provider."""
+        return name in self._accounts and bool(self._accounts[name].subject)
+
     def shown_name(self, name: str) -> str:
         """What end users read of an account: never an e-mail address, empty where there is nothing else."""
         account = self._accounts.get(name)

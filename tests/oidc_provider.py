@@ -63,13 +63,14 @@ class ScriptedProvider:
 
     @property
     def app(self) -> Starlette:
-        """Its four pages."""
+        """Its five pages."""
         return Starlette(
             routes=[
                 Route("/.well-known/openid-configuration", self._discovery),
                 Route("/keys", self._keys),
                 Route("/authorize", self._authorize),
                 Route("/token", self._token, methods=["POST"]),
+                Route("/end", self._end),
             ]
         )
 
@@ -88,6 +89,7 @@ class ScriptedProvider:
             "authorization_endpoint": f"{self.issuer}/authorize",
             "token_endpoint": f"{self.issuer}/token",
             "jwks_uri": f"{self.issuer}/keys",
+            "end_session_endpoint": f"{self.issuer}/end",
             "id_token_signing_alg_values_supported": ["RS256"],
         }
         return JSONResponse(said | self.metadata)
@@ -98,6 +100,12 @@ class ScriptedProvider:
 
     async def _authorize(self, request: Request) -> Response:
         return RedirectResponse(self.visit(str(request.url)), 302)
+
+    async def _end(self, request: Request) -> Response:
+        """Of a client it knows: back to where that wants to go."""
+        self.asked.append(request.url.path)
+        assert request.query_params["client_id"] == CLIENT_ID
+        return RedirectResponse(request.query_params["post_logout_redirect_uri"], 302)
 
     async def _token(self, request: Request) -> Response:
         """As RFC 6749 and 7636 say: the code once, to its client, with the verifier it was asked for with."""

@@ -177,6 +177,16 @@ class SignIn(_Asked):
     password: Annotated[str, Field(max_length=256)] = ""
 
 
+class SignedOut(_Answer):
+    """The cookie is gone; `provider_url`: where a browser ends its session at the provider, too."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"provider_url": "https://id.example/logout?client_id=rejoinder"}]}
+    )
+
+    provider_url: str
+
+
 class SignedIn(_Answer):
     """The cookie is set; it ends at `expires_at` (epoch s)."""
 

@@ -133,7 +133,8 @@ class SignInFirst:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
         elif scope["method"] in ("GET", "HEAD") and "text/html" in connection.headers.get("accept", ""):
-            await RedirectResponse(f"/login?next={quote(scope['path'], safe='/')}", 303)(scope, receive, send)
+            asked = scope["path"] + (f"?{query}" if (query := scope["query_string"].decode("latin-1")) else "")
+            await RedirectResponse(f"/login?next={quote(asked, safe='/')}", 303)(scope, receive, send)
         else:
             await answer_of(Unauthenticated("expected an operator who signed in"))(scope, receive, send)
 

@@ -15,7 +15,7 @@ from bot.errors import NotAllowed, RejoinderError
 from bot.feedback.desk import Doing
 from bot.identity import KEY_HOLDER, SESSION_COOKIE, SESSION_S
 from bot.routes.access import ServiceDep, address_of, is_own_page, signed_in
-from bot.routes.bodies import SignedIn, SignIn
+from bot.routes.bodies import SignedIn, SignedOut, SignIn
 from bot.routes.parts import Service
 from bot.wire_errors import Unauthenticated, http_status
 
@@ -74,14 +74,17 @@ async def sign_in(service: ServiceDep, request: Request, body: SignIn) -> Respon
     return with_session(JSONResponse(answer.model_dump()), service, request, name, epoch)
 
 
-@router.delete("/v1/session", tags=["session"], status_code=204)
+@router.delete("/v1/session", tags=["session"], status_code=204, responses={200: {"model": SignedOut}})
 async def sign_out(service: ServiceDep, request: Request) -> Response:
-    """Forget the session cookie."""
-    member = signed_in(request, service)
+    """Forget the session cookie. 200 instead of 204: the account is a provider's, which says where to sign out there."""
+    member, provider_url = signed_in(request, service), ""
     if member is not None:
         doing = Doing(member.author, service.parts.clock())
         await asyncio.to_thread(service.parts.store.desk.note, doing, "sign out", member.name)
-    response = Response(status_code=204)
+        if service.provider is not None and service.staff.is_providers(member.name):
+            provider_url = await service.provider.leave()
+    answer = SignedOut(provider_url=provider_url).model_dump()
+    response = JSONResponse(answer) if provider_url else Response(status_code=204)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
     return response
 

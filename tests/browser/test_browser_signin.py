@@ -57,5 +57,8 @@ def test_an_operator_signs_in_with_the_provider_and_lands_where_they_wanted(
         expect(page.get_by_text(f"{provider.person['email']} · operator")).to_be_visible(timeout=FIRST_PAGE_MS)
         assert page.url.startswith(f"{product.url}/operator")
         assert [row.action for row in product.rig.store.desk.audit(limit=2)] == ["sign in", "add account"]
+        page.get_by_role("button", name="Sign out").click()
+        expect(door).to_be_visible()
+        assert provider.asked[-1] == "/end"
     finally:
         service.provider = None

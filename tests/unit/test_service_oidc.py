@@ -466,6 +466,46 @@ def test_new_keys_of_the_provider_are_fetched_when_they_are_met(desk: Desk) -> N
     assert desk.me() == ("ana@example.org", "operator")
 
 
+def test_signing_out_ends_the_session_here_and_leads_to_the_providers_own(desk: Desk) -> None:
+    """With what RP-Initiated Logout 1.0 asks for where no ID token is kept: the client and the way back."""
+    desk.sign_in()
+    answer = desk.browser.delete("/v1/session")
+    url = urlsplit(answer.json()["provider_url"])
+    assert (answer.status_code, f"{url.scheme}://{url.netloc}{url.path}") == (200, f"{ISSUER}/end")
+    assert dict(parse_qsl(url.query)) == {"client_id": CLIENT_ID, "post_logout_redirect_uri": f"{PUBLIC_URL}/login"}
+    assert (desk.me(), desk.audit()[0][1]) == (401, "sign out")
+
+
+@pytest.mark.parametrize("said", [None, "", 7, "http://id.example/end", "javascript:alert(1)", "https://["])
+def test_a_provider_without_a_safe_place_to_sign_out_ends_the_session_here(desk: Desk, said: Any) -> None:
+    """The browser is sent nowhere; the control is above."""
+    desk.provider.metadata = {"end_session_endpoint": said}
+    desk.sign_in()
+    assert (desk.browser.delete("/v1/session").status_code, desk.me()) == (204, 401)
+
+
+def test_a_provider_that_is_down_keeps_nobody_signed_in(desk: Desk) -> None:
+    """What it said of itself has become old, and it does not answer."""
+    desk.sign_in()
+
+    def down(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("down", request=request)
+
+    provider = Provider(
+        OidcSettings(**OIDC), PUBLIC_URL, clock=desk.rig.clock, monotonic=desk.rig.ticks,
+        transport=httpx.MockTransport(down),
+    )  # fmt: skip
+    desk.rig.app.state.service.provider = provider
+    assert (desk.browser.delete("/v1/session").status_code, desk.me()) == (204, 401)
+
+
+def test_local_accounts_are_not_sent_to_the_provider(desk: Desk) -> None:
+    """They have no session there."""
+    desk.rig.app.state.service.staff.add(Doing("operator:local", 1000.0), "ben", "operator", "a long password")
+    assert desk.browser.post("/v1/session", json={"name": "ben", "password": "a long password"}).status_code == 200
+    assert (desk.browser.delete("/v1/session").status_code, desk.me()) == (204, 401)
+
+
 def test_local_accounts_stay(desk: Desk) -> None:
     """Both doors are open."""
     desk.rig.app.state.service.staff.add(Doing("operator:local", 1000.0), "ben", "operator", "a long enough password")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bot.errors import ConfigError
-from bot.identity import is_own_origin
+from bot.identity import is_allowed_origin, is_own_origin
 from bot.settings import Settings, load_settings, wants_tracebacks
 
 
@@ -103,6 +103,48 @@ def test_origins_come_as_a_list_or_with_commas(home: Path) -> None:
     assert said.allowed_origins == ("https://a.example", "https://b.example")
     assert load(home, "allowed_origins: [https://c.example]").allowed_origins == ("https://c.example",)
     assert load(home, environ={"REJOINDER_ALLOWED_ORIGINS": ""}).allowed_origins == ()
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("HTTPS://Shop.Example", "https://shop.example"),
+        ("https://shop.example:443", "https://shop.example"),
+        ("http://shop.example:80", "http://shop.example"),
+        ("https://shop.example:8443", "https://shop.example:8443"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("http://[::1]:7861", "http://[::1]:7861"),
+        ("https://shop.example.", "https://shop.example."),  # another origin than without the dot
+    ],
+)
+def test_origins_are_kept_as_browsers_write_them(home: Path, written: str, sent: str) -> None:
+    """What a browser sends is let in, and nothing that only looks like it."""
+    named = load(home, environ={"REJOINDER_ALLOWED_ORIGINS": written}).allowed_origins
+    assert named == (sent,)
+    assert is_allowed_origin(sent, "127.0.0.1:7860", named=named)
+    host = sent.partition("://")[2]
+    near = [f"{sent}.evil.example", f"https://evil.example#{host}", f"https://{host}@evil.example", f"{sent}/", "null"]
+    near += [
+        f"https://evil-{host}",
+        f"{sent}:1",
+        f"ftp://{host}",
+        f"{sent.removesuffix('.')}." if sent[-1] != "." else sent[:-1],
+    ]
+    assert [origin for origin in near if is_allowed_origin(origin, "127.0.0.1:7860", named=named)] == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "*", "null", "shop.example", "https://*.example", "https://", "https://shop.example/", "https://shop.example/chat",
+        "https://shop.example?x", "https://user@shop.example", "ftp://shop.example", "https://shop.example:port",
+        "https://shop .example", "https://[", "https://-\u00fc-.example\u3002\u3002",
+    ],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused_at_the_start(home: Path, written: str) -> None:
+    """No browser would ever send it: whoever wrote it expects something that does not happen."""
+    with pytest.raises(ConfigError, match="allowed_origins: expected"):
+        load(home, environ={"REJOINDER_ALLOWED_ORIGINS": written})
 
 
 def test_an_empty_seed_is_fresh_randomness(home: Path) -> None:

@@ -1,7 +1,7 @@
 // The operator page: inbox, transcript, take-over. Knows what is shown and what the keys do; parts draw and report.
 
 import { el, newId } from "./dom.js";
-import { call, conversationPath, Live, query, read } from "./operator_api.js";
+import { call, conversationPath, Live, openedBefore, query, read, rememberOpen } from "./operator_api.js";
 import { correctReply, draftArticle, showKeys } from "./operator_dialogs.js";
 import { List } from "./operator_list.js";
 import { ask, button, code, faint, field, percent, pill, select, show, statePill } from "./operator_parts.js";
@@ -50,8 +50,8 @@ class Desk {
     this.studio = link("Studio", "../studio/");
     this.people = button("People", () => people().catch((error) => this.#tell(error.message, true)), { tone: "quiet", hidden: true });
     const out = async () => {
-      await call("DELETE", "v1/session");
-      location.assign("../login");
+      const ended = await call("DELETE", "v1/session");
+      location.assign(ended?.provider_url ?? "../login");
     };
     return el("nav", { class: "od-top", aria: { label: "Pages" } }, el("span", { class: "od-brand" }, "Rejoinder"), link("Conversations", "./", true), this.studio, link("Chat", "../"), el("span", { class: "od-spring" }), this.lamp, this.who, this.people, button("Compare", () => this.#pairs(), { tone: "quiet", keys: "p" }), button("Keys", showKeys, { tone: "quiet", keys: "?" }), button("Sign out", out, { tone: "quiet" }));
   }
@@ -65,6 +65,7 @@ class Desk {
       this.who.textContent = `${this.me.name} · ${this.me.role}`;
       await this.#reload();
       await this.#facets();
+      await this.#open(openedBefore());
     } catch (error) {
       this.#tell(error.message, true);
     }
@@ -131,6 +132,7 @@ class Desk {
   async #open(id) {
     if (!id) return;
     this.openId = id;
+    rememberOpen(id);
     this.shown = null;
     this.draftOf = null;
     this.body.classList.remove("aside");
@@ -142,6 +144,7 @@ class Desk {
 
   #close() {
     this.openId = null;
+    rememberOpen(null);
     this.shown = null;
     this.body.classList.remove("reading");
     this.list.mark(null);

@@ -3,6 +3,7 @@
 const BASE = new URL("../", location.href);
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 15000;
+const SIGN_IN_AGAIN = 1008;
 
 export class ApiError extends Error {
   constructor(message, status) {
@@ -21,11 +22,24 @@ export async function call(method, path, body) {
   } catch {
     throw new ApiError("The server does not answer. Nothing was changed; try again in a moment.", 0);
   }
-  if (answer.status === 401) location.assign(new URL("login?next=/operator/", BASE));
+  if (answer.status === 401) signInAgain();
   const content = answer.status === 204 ? null : await answer.json().catch(() => null);
   if (!answer.ok) throw new ApiError(content?.error?.message || `The server answered ${answer.status}.`, answer.status);
   return content;
 }
+
+/** To the form, and from there back to the conversation that is open here. */
+function signInAgain() {
+  const here = location.pathname + location.search;
+  location.assign(new URL(`login?next=${encodeURIComponent(here)}`, BASE));
+}
+
+/** Keeps in the page's address which conversation is open: a reload, or signing in again, comes back to it. */
+export function rememberOpen(id) {
+  history.replaceState(null, "", id ? `?${new URLSearchParams({ open: id })}` : location.pathname);
+}
+
+export const openedBefore = () => new URLSearchParams(location.search).get("open");
 
 export const read = (path) => call("GET", path);
 export const conversationPath = (id, rest = "") => `v1/conversations/${encodeURIComponent(id)}${rest}`;
@@ -52,6 +66,12 @@ export class Live {
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type: "look", conversation_id: id }));
   }
 
+  /** A refused handshake does not say why to a page; a request does, and leads to the form. */
+  async #openIfSignedIn() {
+    const isGone = await read("v1/me").then(() => false, ({ status }) => status === 401);
+    if (!isGone) this.#open();
+  }
+
   #open() {
     const url = new URL("ws/operator", BASE);
     url.protocol = url.protocol.replace("http", "ws");
@@ -66,9 +86,10 @@ export class Live {
       if (frame.type === "changed") this.on.changed(frame.conversations);
       if (frame.type === "viewers") this.on.viewers(frame.viewers);
     };
-    this.socket.onclose = () => {
+    this.socket.onclose = ({ code }) => {
       this.on.state(false);
-      setTimeout(() => this.#open(), this.wait);
+      if (code === SIGN_IN_AGAIN) return signInAgain();
+      setTimeout(() => this.#openIfSignedIn(), this.wait);
       this.wait = Math.min(this.wait * 2, LAST_RETRY_MS);
     };
   }

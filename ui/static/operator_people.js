@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 import { call, read } from "./operator_api.js";
-import { button, faint, field, pill, select, show, table, time } from "./operator_parts.js";
+import { ask, button, faint, field, pill, select, show, table, time } from "./operator_parts.js";
 
 const ROLES = [["operator", "operator: speaks, corrects"], ["developer", "developer: versions, rules"], ["admin", "admin: both, and accounts"]];
 
@@ -25,12 +25,18 @@ export async function people() {
     }
   }
 
+  function levers(account) {
+    const path = `v1/accounts/${encodeURIComponent(account.name)}`;
+    const turn = button(account.disabled ? "Let in" : "Shut out", () => change(() => call("PATCH", path, { disabled: !account.disabled })), { tone: "small" });
+    if (account.released) return [turn];
+    const words = "Whoever signs in next with the provider under this name has the account, with all that is theirs in it. Until then nobody can use it: its password and its sessions end now.";
+    const release = () => ask(`Release ${account.name} to the sign-in provider?`, [faint(words)], "Release", () => call("POST", `${path}/release`)).then((done) => done && change(async () => {}));
+    return [turn, button("Release", release, { tone: "small", title: `Release ${account.name} to the sign-in provider` })];
+  }
+
   async function draw() {
     const [accounts, audit] = await Promise.all([read("v1/accounts"), read("v1/audit?limit=50")]);
-    const rows = accounts.map((account) => [
-      account.name, account.role, account.disabled ? pill("shut out", "bad") : pill("may sign in", "good"), time(account.created_at),
-      button(account.disabled ? "Let in" : "Shut out", () => change(() => call("PATCH", `v1/accounts/${encodeURIComponent(account.name)}`, { disabled: !account.disabled })), { tone: "small" }),
-    ]);
+    const rows = accounts.map((account) => [account.name, account.role, el("span", { class: "od-pills" }, states(account)), time(account.created_at), el("span", { class: "od-tools" }, levers(account))]);
     place.replaceChildren(rows.length ? table(["Name", "Role", "State", "Since", ""], rows) : faint("No account yet: you signed in with the operator key."));
     const done = audit.rows.map((row) => [time(row.at), row.actor.replace("operator:", ""), row.action, row.target, changes(row.before, row.after)]);
     const holds = audit.first_broken ? pill(`row ${audit.first_broken} was tampered with`, "bad") : pill("chain holds", "good");
@@ -44,6 +50,11 @@ export async function people() {
   show("People", place, problem, el("div", { class: "od-tools" }, field("Name", name), field("Password (10 characters)", password), field("Role", role), add), log);
   await draw();
 }
+
+const states = ({ disabled, provider, released }) => [
+  disabled ? pill("shut out", "bad") : released ? pill("waits for the provider", "warn") : pill("may sign in", "good"),
+  provider && pill("by the provider"),
+];
 
 const changes = (before, after) => {
   const words = (record) => Object.entries(record).map(([key, value]) => `${key} ${value}`).join(", ");

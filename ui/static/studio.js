@@ -28,8 +28,8 @@ class Studio {
   }
 
   async #signOut() {
-    await fetch("../v1/session", { method: "DELETE" });
-    location.assign("../login");
+    const ended = await fetch("../v1/session", { method: "DELETE" }).then((answer) => (answer.status === 200 ? answer.json() : null));
+    location.assign(ended?.provider_url ?? "../login");
   }
 
   #tab(name, label) {

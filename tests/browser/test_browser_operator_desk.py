@@ -1,0 +1,128 @@
+"""The operator's page beyond one transcript: accounts and their release, a session that ended, macros, corrections taken back."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from bot.feedback.desk import Doing
+from tests.browser.accessibility import serious_findings
+from tests.browser.chat_page import ask, replies, say
+from tests.browser.conftest import Visit
+from tests.browser.product import Product
+from tests.browser.test_browser_operator_live import open_newest, sign_in
+
+pytestmark = pytest.mark.browser
+
+PASSWORD = "a long password"
+LOCAL = Doing("operator:local", 1000.0)
+
+
+@pytest.fixture(autouse=True)
+def later(product: Product) -> None:
+    """What happens now is newer than what other tests left, so it stands first in the list."""
+    product.rig.clock.now += 60
+
+
+def hired(product: Product, role: str) -> str:
+    """A new account's name."""
+    name = f"ana{secrets.token_hex(4)}"
+    product.rig.app.state.service.staff.add(LOCAL, name, role, PASSWORD)
+    return name
+
+
+def enter(page: Page, name: str) -> None:
+    """Sign in by password."""
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+
+
+def test_an_account_is_released_to_the_provider_after_a_yes(new_visit: Callable[..., Visit], product: Product) -> None:
+    """Not by the first press; then it waits for the provider, cannot be released again, and the log below says who did it."""
+    name = hired(product, "operator")
+    page = sign_in(new_visit(viewport={"width": 1440, "height": 900}))
+    page.get_by_role("button", name="People").click()
+    row = page.get_by_role("row", name=name).first
+    for answer in ("Cancel", "Release"):
+        row.get_by_role("button", name="Release").click()
+        asked = page.get_by_role("dialog", name=f"Release {name} to the sign-in provider?")
+        expect(asked).to_contain_text("its password and its sessions end now")
+        assert serious_findings(page, "#rj-desk") == []
+        expect(row.get_by_text("may sign in")).to_be_visible()
+        asked.get_by_role("button", name=answer).click()
+        expect(asked).to_be_hidden()
+    expect(row.get_by_text("waits for the provider")).to_be_visible()
+    expect(row.get_by_role("button", name="Release")).to_have_count(0)
+    expect(page.get_by_role("cell", name="release account").first).to_be_visible()
+    newest = product.rig.store.desk.audit(limit=1)[0]
+    assert (newest.actor, newest.action, newest.target) == ("operator:local", "release account", name)
+
+
+def test_whoever_must_sign_in_again_comes_back_to_where_they_were(
+    new_visit: Callable[..., Visit], product: Product
+) -> None:
+    """The page goes to the form by itself as soon as its session ends, also when it hears of it by a refused handshake; the
+    conversation that was open is open again."""
+    name, staff = hired(product, "operator"), product.rig.app.state.service.staff
+    ask(new_visit().chat(), "A heliotrope question")
+    page = new_visit().open("/operator")
+    enter(page, name)
+    open_newest(page, "heliotrope")
+    staff.change(LOCAL, name, role="admin")
+    expect(page.get_by_label("Operator key")).to_be_visible()
+    enter(page, name)
+    expect(page.locator(".od-message.od-user", has_text="heliotrope")).to_be_visible()
+    product.cut_wire()
+    expect(page.get_by_text("offline, reconnecting…")).to_be_visible()
+    staff.change(LOCAL, name, role="operator")
+    product.mend_wire()
+    expect(page.get_by_label("Operator key")).to_be_visible()
+    enter(page, name)
+    expect(page.locator(".od-message.od-user", has_text="heliotrope")).to_be_visible()
+
+
+def test_a_reply_is_kept_as_a_macro_and_used_again(new_visit: Callable[..., Visit]) -> None:
+    """It fills the field, to be changed before it is sent; the customer reads it."""
+    chat, name = new_visit().chat(), f"post{secrets.token_hex(4)}"
+    ask(chat, "A periwinkle question")
+    desk = sign_in(new_visit(viewport={"width": 1440, "height": 900}))
+    open_newest(desk, "periwinkle")
+    desk.keyboard.press("t")
+    field = desk.get_by_label("Your message")
+    field.fill("It is at the post office.")
+    desk.get_by_role("button", name="Keep as macro").click()
+    dialog = desk.get_by_role("dialog", name="Keep this reply for everybody")
+    dialog.get_by_label("Name").fill(name)
+    dialog.get_by_role("button", name="Keep").click()
+    expect(dialog).to_be_hidden()
+    field.fill("")
+    desk.get_by_label("Macros").select_option(name)
+    expect(field).to_have_value("It is at the post office.")
+    expect(field).to_be_focused()
+    field.press("Control+Enter")
+    expect(chat.locator(".rj-operator")).to_contain_text("It is at the post office.")
+
+
+def test_a_correction_that_is_taken_back_speaks_no_more(new_visit: Callable[..., Visit]) -> None:
+    """From the transcript it was made in; the control is the answer before."""
+    chat = new_visit().chat()
+    ask(chat, "Where is my vermilion card?")
+    desk = sign_in(new_visit(viewport={"width": 1440, "height": 900}))
+    open_newest(desk, "vermilion")
+    desk.keyboard.press("c")
+    desk.get_by_label("Or the right words").fill("Vermilion cards are red.")
+    desk.get_by_role("button", name="Correct it").click()
+    expect(desk.locator(".od-case")).to_contain_text("in force")
+    say(chat, "Where is my vermilion card?")
+    expect(replies(chat).last).to_contain_text("Vermilion cards are red.")
+    desk.locator(".od-case").get_by_role("button", name="Take back").click()
+    expect(desk.locator(".od-case")).not_to_contain_text("in force")
+    before = replies(chat).count()
+    say(chat, "Where is my vermilion card?")
+    expect(replies(chat)).to_have_count(before + 1)
+    expect(replies(chat).last).not_to_contain_text("Vermilion")
