@@ -19,7 +19,8 @@ CHOICE_HOP = 6
 """Of these, so many of the oldest leave at once: prompts of the turns between begin alike, and what was read of one is
 read already for the next."""
 MAX_TURN_CHARS = 600
-"""Longer turns are cut in prompts: one pasted page must not push the question out of the context."""
+"""Longer turns are cut in prompts: one pasted page must not push the question out of the context. The question of a reply
+that is to be written is not."""
 _CHAT_ROLES = {"user": "user", "bot": "assistant", "operator": "assistant"}
 
 
@@ -44,11 +45,15 @@ def reply_prompt(state: State, persona: str, sources: tuple[str, ...]) -> str:
     """Prompt for a generated reply that must rest on `sources` alone."""
     facts = "\n".join(f"- {source}" for source in sources)
     task = "Answer the customer's last message in your own words, kindly and briefly, using only these facts:"
-    return _chat(f"{persona} {task}\n{facts}", state.turns[-MAX_TURNS:])
+    return _chat(f"{persona} {task}\n{facts}", state.turns[-MAX_TURNS:], num_whole=1)
 
 
-def _chat(system: str, turns: Sequence[Turn]) -> str:
-    said = [(_CHAT_ROLES[turn.role], turn.text[:MAX_TURN_CHARS]) for turn in turns]
+def _chat(system: str, turns: Sequence[Turn], num_whole: int = 0) -> str:
+    """The newest `num_whole` turns as they were said."""
+    last_cut = len(turns) - num_whole
+    said = [
+        (_CHAT_ROLES[turn.role], turn.text[: MAX_TURN_CHARS if i < last_cut else None]) for i, turn in enumerate(turns)
+    ]
     return json.dumps([("system", system), *said], ensure_ascii=False)
 
 

@@ -235,7 +235,7 @@ class CausalPart:
     @torch.no_grad()
     def write(self, request: TextRequest, adapter: str) -> Iterator[TextDelta]:
         """Yield the reply piece by piece, at last a delta with the whole `Generated` record."""
-        prompt_ids = self.prompt_ids(request.prompt)
+        prompt_ids = self.vocabulary.reply_ids(request.prompt)
         known = amounts(" ".join(request.sources))
         uniforms = random.Random(request.seed)
         tokens: list[int] = []
@@ -284,6 +284,10 @@ class CausalPart:
         logprobs_N = logprobs_N_V.gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1)
         mask_B_T = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(-1)
         return pad_sequence([*torch.split(logprobs_N, lengths)], batch_first=True), self._moved(mask_B_T)
+
+    def num_read(self, row: Generated, adapter: str) -> int:
+        """Tokens that a pass over the row reads: from where the adapter begins to act."""
+        return len(row.prompt_ids) - self._begin(row.prompt_ids, adapter) + len(row.token_ids) - 1
 
     def _reply_logits(self, rows: Sequence[Generated], adapters: Sequence[str]) -> list[Tensor]:
         """Logits [T, V] of each row's written tokens."""

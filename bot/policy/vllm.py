@@ -285,7 +285,7 @@ class _Reply:
 
     def __init__(self, vocabulary: Vocabulary, request: TextRequest) -> None:
         known = amounts(" ".join(request.sources))
-        self.words = Words(vocabulary.prompt_ids(request.prompt), request.temperature, tuple(sorted(known)))
+        self.words = Words(vocabulary.reply_ids(request.prompt), request.temperature, tuple(sorted(known)))
         self.stop_reason = ""
         self._request = request
         self._vocabulary = vocabulary

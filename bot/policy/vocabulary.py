@@ -63,6 +63,18 @@ class Vocabulary:
             log.info("a prompt of %d tokens: its oldest turn is left out (at most %d)", len(ids), MAX_PROMPT_TOKENS)
             del messages[1]
 
+    def reply_ids(self, prompt: str) -> tuple[int, ...]:
+        """`prompt_ids` of a reply that is to be written. Raises ModelError for a question that does not fit by itself: its
+        end alone is another question."""
+        ids = self.prompt_ids(prompt)
+        if len(ids) == MAX_PROMPT_TOKENS:
+            _, asked = json.loads(prompt)[-1]
+            num_asked = len(self.tokenizer(self._literal(asked), add_special_tokens=False)["input_ids"])
+            most = MAX_PROMPT_TOKENS - len(self.header_ids)
+            if num_asked > most:
+                raise ModelError(f"question: expected at most {most} tokens, got {num_asked}")
+        return ids
+
     def _literal(self, text: str) -> str:
         """Text in which the chat markers are only text: a user must not be able to speak as the system."""
         text = text.replace("<|", "< |").replace("|>", "| >")

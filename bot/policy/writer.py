@@ -220,7 +220,7 @@ class Writer:
         try:
             if version not in self.decoder.versions:
                 raise ModelError(f"expected one of the loaded versions, got {version}")
-            prompt_ids, most = self._words.prompt_ids(request.prompt), self.decoder.num_positions
+            prompt_ids, most = self._words.reply_ids(request.prompt), self.decoder.num_positions
             if len(prompt_ids) > most:
                 raise ModelError(f"prompt: expected at most {most} tokens, got {len(prompt_ids)}")
             known, uniforms = amounts(" ".join(request.sources)), random.Random(request.seed)

@@ -471,7 +471,11 @@ def test_an_old_version_is_listed_without_its_weights(client: TestClient, rig: R
 def test_only_published_versions_can_be_named(client: TestClient, version: str) -> None:
     """Never a path."""
     body = {"version": version, "reason": "test"}
-    assert client.post("/v1/versions/promote", json=body, headers=OPERATOR).status_code in (400, 404)
+    refused = client.post("/v1/versions/promote", json=body, headers=OPERATOR)
+    assert refused.status_code in (400, 404)
+    line = refused.json()["error"]["message"]
+    assert line.startswith("version: ")
+    assert "\n" not in line
 
 
 # --- for whoever runs it ----------------------------------------------------------------------------------------------

@@ -577,6 +577,27 @@ async def test_a_causal_adapter_needs_probes_that_hold_for_the_base_model_too(
     assert rig.engine.champion == BASE_VERSION
 
 
+@pytest.mark.parametrize("writes_before", [True, False])
+async def test_a_causal_adapter_of_another_base_model_never_writes(
+    rig: Rig, writes_before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the language model in memory it is refused when it is to serve, else at its first reply; each time in one line
+    that names both models, and the version before writes. The control is that version, of this very model."""
+    await rig.promote(rig.publish(1))
+    if writes_before:
+        await write_under(rig.engine)
+    other = {"encoder": rig.model.encoder.name, "causal": "SmolLM2:0123"}
+    await rig.promote(rig.publish(2, base_models=other))
+    if not writes_before:
+        with pytest.raises(ModelError, match=r"expected a causal adapter of .*, got one of SmolLM2:0123"):
+            await write_under(rig.engine)
+    (line,) = [record.getMessage() for record in caplog.records if "SmolLM2:0123" in record.getMessage()]
+    assert "v000002: expected a causal adapter of" in line
+    assert "\n" not in line
+    assert rig.engine.champion == "v000001"
+    assert (await write_under(rig.engine)).token_ids
+
+
 async def test_a_version_without_causal_weights_needs_no_text_probes(rig: Rig) -> None:
     """The base model writes for it."""
     await rig.promote(publish_version(rig.adapters, rig.model, 1))

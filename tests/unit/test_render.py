@@ -50,7 +50,9 @@ def test_long_and_many_turns_are_cut() -> None:
     turns = [Turn("user", f"{i} " + "x" * 100_000) for i in range(20)]
     messages = json.loads(render.reply_prompt(make_state(*turns), "", ("fact",)))[1:]
     assert [text[:2] for _, text in messages] == ["14", "15", "16", "17", "18", "19"]
-    assert {len(text) for _, text in messages} == {600}
+    assert [len(text) for _, text in messages] == [600] * 5 + [100_003]  # The question is not cut.
+    choice = json.loads(render.choice_prompt(make_state(*turns), ""))[1:]
+    assert {len(text) for _, text in choice} == {600}
 
 
 def test_a_choice_begins_like_the_one_before_it() -> None:
