@@ -284,6 +284,9 @@ class LearnerConfig:
     """Epochs over generated replies; they cost a hundred times an act."""
     text_batch_size: int = 4
     text_rows_per_update: int = 48
+    text_pass_tokens: int = 640
+    """Tokens, padding included, of which a pass keeps what its gradient needs (SmolLM2-135M in fp32: 2.5 MB each). A
+    minibatch with more goes through in several, of which all but the last are computed again for their gradient."""
     text_remembered_tokens: int = 12288
     """Prompt tokens of an update's rows whose keys and values are kept between its passes."""
     text_learning_rate: float = 2e-4

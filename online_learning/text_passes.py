@@ -28,19 +28,41 @@ def text_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [B, T] of the written tokens under the adapter being trained, in fp32, and their mask.
 
-    Under autocast matrix products are in bf16; weights, softmax and log-probabilities stay in fp32. With checkpointing a
-    reply's activations are computed again when its gradient is: no more than one reply's are in memory at any time
-    (arXiv 1604.06174, with replies as segments: within one, each layer appends to the prompt's keys and values, which
-    must not happen twice).
+    Under autocast matrix products are in bf16; weights, softmax and log-probabilities stay in fp32. Where the rows do not
+    fit into one pass, or with checkpointing, activations are computed again when their gradient is: no more than one
+    pass's are in memory at any time (arXiv 1604.06174, with whole replies as segments: within one, each layer appends to
+    the prompt's keys and values, which must not happen twice).
     """
+    parts = passes(
+        [writer.num_read(text, adapter) for text in texts], 1 if config.text_checkpointing else config.text_pass_tokens
+    )
+    rows: list[Tensor] = []
     with torch.autocast(writer.device.type, dtype=torch.bfloat16, enabled=config.text_dtype == "bf16"):
-        if not config.text_checkpointing:
+        if len(parts) == 1 and not config.text_checkpointing:
             return writer.token_logprobs(texts, [adapter] * len(texts))
-        alone = [checkpoint(_of_one, writer, text, adapter, use_reentrant=False) for text in texts]
-    width = max(map(len, alone))
-    lengths_B_1 = torch.tensor([[len(logprobs_T)] for logprobs_T in alone]).to(writer.device, non_blocking=True)
-    return padded(alone, width, fill=0.0), torch.arange(width, device=writer.device) < lengths_B_1
+        for part in parts:
+            some = [texts[i] for i in part]
+            if part is parts[-1] and not config.text_checkpointing:
+                logprobs_P_T = _of_some(writer, some, adapter)  # Its gradient is the first to be computed.
+            else:
+                logprobs_P_T = checkpoint(_of_some, writer, some, adapter, use_reentrant=False)
+            rows += [row_T[: len(text.token_ids)] for row_T, text in zip(logprobs_P_T, some, strict=True)]
+    width = max(map(len, rows))
+    lengths_B_1 = torch.tensor([[len(row_T)] for row_T in rows]).to(writer.device, non_blocking=True)
+    return padded(rows, width, fill=0.0), torch.arange(width, device=writer.device) < lengths_B_1
 
 
-def _of_one(writer: CausalPart, text: Generated, adapter: str) -> Tensor:
-    return writer.token_logprobs([text], [adapter])[0][0]
+def passes(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Places of consecutive rows that go through the model at once, padded to the longest of them."""
+    parts: list[list[int]] = []
+    for place, length in enumerate(lengths):
+        widest = max((lengths[i] for i in parts[-1]), default=0) if parts else 0
+        if parts and max(widest, length) * (len(parts[-1]) + 1) <= most_tokens:
+            parts[-1].append(place)
+        else:
+            parts.append([place])
+    return parts
+
+
+def _of_some(writer: CausalPart, texts: Sequence[Generated], adapter: str) -> Tensor:
+    return writer.token_logprobs(texts, [adapter] * len(texts))[0]

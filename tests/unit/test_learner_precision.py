@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +15,10 @@ from bot.conversation import Generated
 from bot.policy.adapted import lora_config
 from bot.policy.causal import CausalPart
 from bot.settings import LearnSettings, Settings
+from online_learning.advantages import Credit
 from online_learning.config import LearnerConfig
 from online_learning.process import config_of, has_bf16
-from online_learning.text_passes import text_logprobs
+from online_learning.text_passes import passes, text_logprobs
 from online_learning.update import CURRENT
 from tests.learner_rig import QUICK, Home, open_home, tiny_models
 
@@ -67,6 +69,56 @@ def test_checkpointing_changes_no_gradient(home: Home, texts: list[Generated]) -
     torch.testing.assert_close(ours[0], plain[0], rtol=0, atol=5e-5)
     assert plain[1].norm() > 0
     assert (ours[1] - plain[1]).norm() < 1e-4 * plain[1].norm()
+
+
+def kept_bytes(home: Home, texts: list[Generated], **fields: Any) -> int:
+    """What a pass keeps for its gradient."""
+    writer, kept = adapted(home), dict[int, int]()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        text_logprobs(writer, texts, CURRENT, replace(QUICK, **fields))
+    return sum(kept.values())
+
+
+def test_an_update_in_several_passes_is_that_of_one(home: Home) -> None:
+    """Weights and metrics to 1e-6, with words that earned and words that cost; the control moved them by far more."""
+    earned = [
+        Credit(home.write("where is my card", "card_arrival", seed), 1.0 if seed % 2 else -1.0, 0.0)
+        for seed in range(4)
+    ]
+    config = replace(QUICK, epochs=0, text_learning_rate=2e-4)
+    learner = home.resumed(config=config).learner
+    if learner.writer is None:
+        learner.attach_writer(CausalPart(Path(home.settings.causal_model)))
+    assert learner.writer is not None
+    before = learner.snapshot()
+    found = []
+    for most in (10**6, 1):
+        learner.restore(before)
+        learner.config = replace(config, text_pass_tokens=most)
+        start = torch.cat([p.detach().flatten() for p in learner.writer.model.trainable(CURRENT)])
+        metrics = learner.update(earned, np.random.default_rng(0), lambda *_: None)
+        moved = torch.cat([p.detach().flatten() for p in learner.writer.model.trainable(CURRENT)]) - start
+        found.append((moved, metrics))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-6)
+    assert found[1][1] == pytest.approx(found[0][1], abs=1e-6)
+    assert found[0][0].abs().max() > 1e-4
+
+
+def test_no_more_is_kept_than_of_one_pass(home: Home, texts: list[Generated]) -> None:
+    """Four replies one by one: what the last needs, and little of the others. The control keeps all of them."""
+    assert kept_bytes(home, texts, text_pass_tokens=1) < 0.6 * kept_bytes(home, texts, text_pass_tokens=10**6)
+
+
+def test_rows_go_together_while_they_fit_as_wide_as_the_widest() -> None:
+    """One that is too long by itself goes alone."""
+    assert passes([100, 100, 100, 200, 50, 900, 10], 300) == [[0, 1, 2], [3], [4], [5], [6]]
+    assert passes([60, 80, 60], 240) == [[0, 1, 2]]
+    assert passes([], 240) == []
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
