@@ -17,6 +17,7 @@ from bot.errors import NotAllowed
 from bot.routes.access import signed_in
 from bot.routes.failures import answer_of
 from bot.routes.parts import Service
+from bot.routes.signin import MAX_NEXT_CHARS
 from bot.staff import ANYBODY, DEVELOPMENT
 from bot.wire_errors import TooLarge, Unauthenticated
 
@@ -133,10 +134,16 @@ class SignInFirst:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
         elif scope["method"] in ("GET", "HEAD") and "text/html" in connection.headers.get("accept", ""):
-            asked = scope["path"] + (f"?{query}" if (query := scope["query_string"].decode("latin-1")) else "")
-            await RedirectResponse(f"/login?next={quote(asked, safe='/')}", 303)(scope, receive, send)
+            await RedirectResponse(f"/login?next={quote(_asked(scope), safe='/')}", 303)(scope, receive, send)
         else:
             await answer_of(Unauthenticated("expected an operator who signed in"))(scope, receive, send)
+
+
+def _asked(scope: Scope) -> str:
+    """The page with its query, which says what is open there; without one that the form would not take."""
+    path, query = scope["path"], scope["query_string"].decode("latin-1")
+    asked = f"{path}?{query}"
+    return asked if query and len(asked) <= MAX_NEXT_CHARS else path
 
 
 def _roles_of(path: str) -> frozenset[str] | None:

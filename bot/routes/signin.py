@@ -23,7 +23,8 @@ router = APIRouter()
 
 HOME_PAGE = "/operator"
 PROVIDER_PATH = "/login/oidc"
-NextPage = Annotated[str, Query(alias="next", max_length=500)]
+MAX_NEXT_CHARS = 500
+NextPage = Annotated[str, Query(alias="next", max_length=MAX_NEXT_CHARS)]
 """The page that was asked for."""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

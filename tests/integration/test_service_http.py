@@ -235,6 +235,8 @@ def test_operator_pages_send_browsers_to_the_login(client: TestClient, rig: Rig)
         rig.app.add_route(path, lambda request: PlainTextResponse("page"))
     html = {"Accept": "text/html,*/*"}
     answer = client.get("/studio/deep/er?x=1", headers=html, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/studio/deep/er%3Fx%3D1")
+    answer = client.get(f"/studio/deep/er?x={'1' * 500}", headers=html, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/studio/deep/er")
     assert client.get("/operator").status_code == 401
     assert client.post("/operator", headers=html).status_code == 401
