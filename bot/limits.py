@@ -12,6 +12,7 @@ Who has used up half of a bucket is *hasty*: nobody is refused for it, and what 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -118,7 +119,9 @@ CALM_SHARE = 0.5
 LONGEST_GAP_S = 0.25
 """One reply of the hasty begins at least so often, however many of others are beginning."""
 ADDRESS_GAP_S = 0.25
-"""Between two replies of the hasty of one address."""
+"""Between two replies of the hasty of one address, while others come too."""
+ALONE_S = 1.0
+"""Without a reply of the calm: there are no others."""
 HASTY_PLACES = 0.25
 """Of all places: the hasty hold no more, however long their replies take."""
 
@@ -179,7 +182,8 @@ class Turns:
     Those who wait are served address by address, within an address person by person, and a person's own in order: who
     asks a thousand things delays whoever comes from elsewhere by one turn. The hasty wait until nobody else does, and for
     a gap: one of them begins when nothing is beginning, or when none of them has begun for `longest_gap_s`; of the same
-    address the next one `address_gap_s` later, so that it finds the server at work rarely who comes meanwhile. They hold
+    address the next one `address_gap_s` later, so that others who come meanwhile rarely find the server at work. That is
+    waived while there are no others: none of the calm has begun for a second. They hold
     a share of the places, and one more than there are while they have none. `clock` is monotonic seconds.
     """
 
@@ -198,6 +202,8 @@ class Turns:
         self._address_gap_s = address_gap_s
         self._hasty_at: dict[str, float] = {}
         """When the newest reply of a hasty address began, while that is less than its gap ago."""
+        self._calm_at = -math.inf
+        """When a reply of the calm began."""
         self._calm = _Lanes()
         self._hasty = _Lanes()
         self._overdue: asyncio.TimerHandle | None = None
@@ -312,7 +318,7 @@ class Turns:
 
     def _admit(self) -> None:
         while self.num_running < self._max_running and self._admit_one(self._calm) is not None:
-            pass
+            self._calm_at = self._clock()
         if not self.num_beginning:
             self._admit_hasty()
         if self._hasty and self._overdue is None:
@@ -335,7 +341,8 @@ class Turns:
         if self.num_running >= (most_running or self._max_running) or self.num_hasty >= most_hasty:
             return
         now = self._clock()
-        self._hasty_at = {address: at for address, at in self._hasty_at.items() if now - at < self._address_gap_s}
+        gap_s = self._address_gap_s if now - self._calm_at < ALONE_S else 0.0
+        self._hasty_at = {address: at for address, at in self._hasty_at.items() if now - at < gap_s}
         address = self._admit_one(self._hasty, lambda address: address not in self._hasty_at)
         if address is not None:
             self.num_hasty += 1

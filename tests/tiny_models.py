@@ -22,6 +22,7 @@ from bot.conversation import Generated, LegalAct
 from bot.policy.adapted import BASE, AdaptedModel, lora_config
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
+from bot.policy.decoder import Decoder
 from bot.policy.encoder import EncoderPart
 from bot.policy.factors import Factors, read_factors
 from bot.policy.manifest import CanaryProbe, TextProbe
@@ -136,9 +137,9 @@ def random_adapter(adapted: AdaptedModel, seed: int, scale: float = 0.2) -> dict
     return drawn
 
 
-def factors_of(adapted: AdaptedModel, name: str) -> dict[str, Factors]:
+def factors_of(adapted: AdaptedModel, name: str, decoder: Decoder) -> dict[str, Factors]:
     """What a loaded adapter adds to each map."""
-    return read_factors(adapted.config(name), adapted.weights(name))
+    return read_factors(adapted.config(name), adapted.weights(name), decoder.maps)
 
 
 def tiny_policy(tmp_path: Path, *, scores_text: bool = False, alpha: float = 0.0) -> PolicyModel:

@@ -78,7 +78,8 @@ class AdaptedModel:
         """Add an adapter that changes nothing yet (LoRA B is zero)."""
         self._invocations[name] = tuple(config.alora_invocation_tokens or ())
         # Where an activated adapter begins is the caller's doing: PEFT's own forward for it is slower than a plain one.
-        config = replace(config, alora_invocation_tokens=None, task_type=None)
+        # Weights come from us: some ways of beginning (pissa, olora) would change the base model's for good.
+        config = replace(config, alora_invocation_tokens=None, task_type=None, init_lora_weights=True)
         # PEFT resolves "all-linear" for models of transformers only.
         if config.target_modules == "all-linear" and not hasattr(self._base, "get_output_embeddings"):
             config.target_modules = sorted(self._linear)

@@ -131,16 +131,19 @@ class Decoder:
         """Those that can be used; BASE always."""
         return set(self._versions)
 
+    @property
+    def maps(self) -> dict[str, tuple[int, int]]:
+        """The linear maps that a version may adapt -> their outputs and inputs."""
+        layers = range(self._num_layers)
+        found = [pair for layer in layers for part in PARTS for pair in self._modules(layer, part)]
+        return {name: (weight_O_I.shape[0], weight_O_I.shape[1]) for name, weight_O_I in found}
+
     @torch.inference_mode()
     def prepare(self, factors: Mapping[str, Factors], *, merged: bool = True) -> Layers:
         """The linear layers of a version, by module name -> LoRA factors; in any thread. Raises AdapterError for an
         adapter of what this pass does not adapt."""
-        known = {
-            f"model.layers.{i}.{part}" for i in range(self._num_layers) for parts in PARTS.values() for part in parts
-        }
-        if odd := sorted(set(factors) - known):
+        if odd := sorted(set(factors) - set(self.maps)):
             raise AdapterError(f"expected an adapter of the layers' linear maps, got one of {odd[0]}")
-        self._check_shapes(factors)
         if merged:
             return [{part: self._merged(i, part, factors) for part in PARTS} for i in range(self._num_layers)]
         base = self._versions[BASE]
@@ -188,14 +191,6 @@ class Decoder:
     def _unmerged(self, layer: int, part: str) -> Linear:
         weights = [weight_O_I.float() for _, weight_O_I in self._modules(layer, part)]
         return lambda x_N_I: torch.cat([F.linear(x_N_I, weight_O_I) for weight_O_I in weights], dim=-1)
-
-    def _check_shapes(self, factors: Mapping[str, Factors]) -> None:
-        for name, found in factors.items():
-            module = self._source.get_submodule(name)
-            expected = tuple(getattr(module, "base_layer", module).weight.shape)  # type: ignore[arg-type]
-            got = found.up.shape[0], found.down.shape[1]
-            if got != expected:
-                raise AdapterError(f"{name}: expected an adapter of a map {list(expected)}, got one of {list(got)}")
 
     def _modules(self, layer: int, part: str) -> list[tuple[str, Tensor]]:
         names = [f"model.layers.{layer}.{name}" for name in PARTS[part]]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor
 
 from bot.errors import AdapterError
@@ -30,8 +31,11 @@ class Factors:
     scale: float
 
 
-def read_factors(config: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
-    """By the base model's module names. Raises AdapterError where an adapter is more than such a product."""
+def read_factors(
+    config: LoraConfig, tensors: Mapping[str, Tensor], maps: Mapping[str, tuple[int, int]]
+) -> dict[str, Factors]:
+    """By the base model's module names; `maps`: those that can be adapted, and their outputs and inputs. Raises AdapterError
+    where an adapter is more than such a product, or not of just the maps that its config names."""
     if config.use_dora or any("magnitude" in name for name in tensors):
         raise AdapterError("expected plain LoRA for words, got DoRA")
     if config.rank_pattern or config.alpha_pattern:
@@ -41,11 +45,21 @@ def read_factors(config: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str,
     for name, tensor in tensors.items():
         module, half = _place(name)
         halves.setdefault(module, {})[half] = tensor.detach().float()
+    if odd := sorted(set(halves) ^ {module for module in maps if _is_target(config, module)}):
+        raise AdapterError(
+            f"expected an adapter of the maps that its config names, {odd[0]} is one too few or too many"
+        )
     for module, found in halves.items():
-        if len(found) != len(HALVES) or found["down"].shape[0] != config.r or found["up"].shape[1] != config.r:
-            shapes = {half: tuple(tensor.shape) for half, tensor in found.items()}
-            raise AdapterError(f"{module}: expected down [{config.r}, I] and up [O, {config.r}], got {shapes}")
+        (outputs, inputs), shapes = maps[module], {half: tuple(tensor.shape) for half, tensor in found.items()}
+        if shapes != {"down": (config.r, inputs), "up": (outputs, config.r)}:
+            raise AdapterError(
+                f"{module}: expected down [{config.r}, {inputs}] and up [{outputs}, {config.r}], got {shapes}"
+            )
     return {module: Factors(found["down"], found["up"], scale) for module, found in halves.items()}
+
+
+def _is_target(config: LoraConfig, module: str) -> bool:
+    return config.target_modules == "all-linear" or bool(check_target_module_exists(config, module))
 
 
 def _place(name: str) -> tuple[str, str]:

@@ -34,16 +34,11 @@ class PrefixCache(Generic[T]):
     """Blocks of `BLOCK_TOKENS` tokens in chains; one thread."""
 
     def __init__(self, max_blocks: int) -> None:
-        self._max_blocks = max_blocks
+        self.max_blocks = max_blocks
         self._blocks: OrderedDict[tuple[int, tuple[int, ...]], tuple[int, T]] = OrderedDict()
         self._roots: dict[str, int] = {}
         self._ids = count()
         self.stats = PrefixStats()
-
-    @property
-    def keeps(self) -> bool:
-        """Whether there is room for any block."""
-        return self._max_blocks > 0
 
     def find(self, reader: str, tokens: Sequence[int]) -> list[T]:
         """The blocks at the beginning of `tokens` that are held, in order."""
@@ -59,8 +54,9 @@ class PrefixCache(Generic[T]):
 
     def keep(self, reader: str, tokens: Sequence[int], make: Callable[[int, int], T]) -> None:
         """Hold every whole block of `tokens`; `make(start, end)` gives those that are not held yet."""
-        if not self._max_blocks:
+        if not self.max_blocks:
             return
+        tokens = tokens[: self.max_blocks * BLOCK_TOKENS]  # More would push out its own beginning.
         chain = self._chain(reader, tokens)
         parent = self._blocks[chain[-1]][0] if chain else self._roots.setdefault(reader, next(self._ids))
         for start in range(len(chain) * BLOCK_TOKENS, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
@@ -90,7 +86,7 @@ class PrefixCache(Generic[T]):
         return found
 
     def _evict(self) -> None:
-        num_evicted = max(0, len(self._blocks) - self._max_blocks)
+        num_evicted = max(0, len(self._blocks) - self.max_blocks)
         for _ in range(num_evicted):
             self._blocks.popitem(last=False)
         self.stats = replace(self.stats, num_blocks=len(self._blocks), num_evicted=self.stats.num_evicted + num_evicted)

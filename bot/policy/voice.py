@@ -189,7 +189,8 @@ class Voice:
         return in_modules and (self._held is None or version in self._held.decoder.versions)
 
     def _give_to_decoder(self, decoder: Decoder, version: str, config: LoraConfig, files: VersionFiles) -> None:
-        factors, invocation = read_factors(config, files.causal or {}), tuple(config.alora_invocation_tokens or ())
+        factors = read_factors(config, files.causal or {}, decoder.maps)
+        invocation = tuple(config.alora_invocation_tokens or ())
         merged = len(self._merged) < MAX_MERGED
         tried = _Tried(self.causal, version, invocation)
         for probe in files.manifest.text_probes if not self._needs_modules else ():

@@ -231,7 +231,7 @@ class Writer:
         job.deadline_at = None if request.deadline_s is None else self._clock() + request.deadline_s
         begin = 0 if version == BASE else last_place(prompt_ids, invocation)
         reply = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit, self._clock())
-        reply.block_keys = block_keys(*self._shared(reply))
+        reply.block_keys = block_keys(*self._shared(reply))[: self._prefixes.max_blocks]
         self._replies[job] = reply
         self._scheduler.add(job)
 
@@ -298,10 +298,10 @@ class Writer:
     def _followers(self) -> list[Job]:
         """Many who ask at once begin alike (persona, rules): one of them reads that, the others take it over."""
         beginning = [self._replies[job] for job in self._scheduler.running if not job.is_writing]
-        if not self._prefixes.keeps:
-            return []
         for reply in beginning:
             self._recall(reply)
+        # Who has read most leads, wherever the end of another reply has moved it.
+        beginning.sort(key=lambda reply: -reply.job.num_read)
         todo = [reply.block_keys[reply.job.num_read // BLOCK_TOKENS :] for reply in beginning]
         return [beginning[place].job for place in followers(todo)]
 

@@ -158,7 +158,10 @@ def _decoder(causal: CausalPart, dtype: torch.dtype, num_tokens: int, num_slots:
         ADAPTER, {key: NOISE * torch.randn(value.shape, generator=generator) for key, value in weights.items()}
     )
     decoder = Decoder(causal.model.base, dtype=dtype, num_slots=num_slots, num_positions=MAX_PROMPT_TOKENS + num_tokens)
-    decoder.add(ADAPTER, decoder.prepare(read_factors(causal.model.config(ADAPTER), causal.model.weights(ADAPTER))))
+    decoder.add(
+        ADAPTER,
+        decoder.prepare(read_factors(causal.model.config(ADAPTER), causal.model.weights(ADAPTER), decoder.maps)),
+    )
     return decoder
 
 

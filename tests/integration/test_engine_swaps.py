@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bot.conversation import BASE_VERSION
+from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.engine import Engine
 from bot.policy.types import TextRequest
@@ -66,7 +67,9 @@ async def test_twenty_swaps_under_eight_streams_garble_none(tmp_path: Path) -> N
     assert min(await asyncio.gather(*streams)) >= 3
     assert set(seen) >= set(versions)
     assert model.encoder.model.names == {engine.champion}
-    assert writer.model.names <= {engine.champion}
+    assert engine._voice is not None
+    assert engine._voice._held is not None
+    assert engine._voice._held.decoder.versions == {BASE, engine.champion}
     await engine.close()
 
 

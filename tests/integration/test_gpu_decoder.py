@@ -12,10 +12,9 @@ from bot.conversation import TEXT_ROUNDING
 from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Piece, pick_dtype
-from bot.policy.factors import read_factors
 from bot.policy.graphs import MAX_GRAPHS
 from tests.gpu_rig import ACTIVATED, CLOSE, CPU, CUDA, PLAIN, causal_on, counted_waits
-from tests.tiny_models import tiny_causal
+from tests.tiny_models import factors_of, tiny_causal
 
 pytestmark = pytest.mark.gpu
 
@@ -50,7 +49,7 @@ def decoder_of(causal: CausalPart, dtype: torch.dtype = torch.float32, *, graphs
     """The activated version merged, the plain one beside the base model."""
     built = Decoder(causal.model.base, dtype=dtype, num_slots=4, num_positions=256)
     for name in (ACTIVATED, PLAIN):
-        factors = read_factors(causal.model.config(name), causal.model.weights(name))
+        factors = factors_of(causal.model, name, built)
         built.add(name, built.prepare(factors, merged=name == ACTIVATED))
     if not graphs:
         built._graphs = None

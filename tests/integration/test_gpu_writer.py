@@ -13,11 +13,10 @@ from bot.conversation import TEXT_ROUNDING, Generated
 from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder
-from bot.policy.factors import read_factors
 from bot.policy.types import TextRequest
 from bot.policy.writer import Writer
 from tests.gpu_rig import ACTIVATED, CLOSE, CPU, CUDA, PLAIN, causal_on
-from tests.tiny_models import tiny_causal
+from tests.tiny_models import factors_of, tiny_causal
 
 pytestmark = pytest.mark.gpu
 
@@ -41,7 +40,7 @@ def writer(parts: dict[torch.device, CausalPart], request: pytest.FixtureRequest
 def writer_over(causal: CausalPart, dtype: torch.dtype) -> Writer:
     decoder = Decoder(causal.model.base, dtype=dtype, num_slots=4, num_positions=512)
     for name in (ACTIVATED, PLAIN):
-        factors = read_factors(causal.model.config(name), causal.model.weights(name))
+        factors = factors_of(causal.model, name, decoder)
         decoder.add(name, decoder.prepare(factors, merged=name == ACTIVATED))
     return Writer(causal.vocabulary, decoder)
 

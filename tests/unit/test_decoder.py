@@ -38,10 +38,10 @@ def decoder(causal: CausalPart) -> Decoder:
 def decoder_of(causal: CausalPart, dtype: torch.dtype = torch.float32) -> Decoder:
     """The first version merged, the second beside the base model."""
     built = Decoder(causal.model.base, dtype=dtype, num_slots=4, num_positions=200)
-    built.add("first", built.prepare(factors_of(causal.model, "first")))
+    built.add("first", built.prepare(factors_of(causal.model, "first", built)))
     built.add(
         "second",
-        built.prepare(factors_of(causal.model, "second"), merged=False),
+        built.prepare(factors_of(causal.model, "second", built), merged=False),
     )
     return built
 
@@ -74,7 +74,7 @@ def test_versions_in_one_pass_are_each_what_they_are_alone(causal: CausalPart, d
 
 def test_merged_and_beside_are_one_policy(causal: CausalPart, decoder: Decoder) -> None:
     """Invariant 1 for whatever copy serves: 1e-4 in fp32."""
-    decoder.add("merged", decoder.prepare(factors_of(causal.model, "second")))
+    decoder.add("merged", decoder.prepare(factors_of(causal.model, "second", decoder)))
     beside, merged = (decoder.run([Piece(0, 0, TEXTS["second"], name, 70)]) for name in ("second", "merged"))
     assert close(beside.log_softmax(-1), merged.log_softmax(-1))
 
@@ -112,7 +112,7 @@ def test_in_bfloat16_numbers_are_within_what_rounding_is_said_to_change(causal: 
 def test_a_version_is_tried_out_beside_those_that_run(causal: CausalPart, decoder: Decoder) -> None:
     """With the same weights and a cache of its own."""
     decoder.run([Piece(0, 0, TEXTS["first"][:-1], "first", 0)])
-    layers = decoder.prepare(factors_of(causal.model, "second"))
+    layers = decoder.prepare(factors_of(causal.model, "second", decoder))
     beside = decoder.beside(layers, "tried", num_positions=80)
     assert close(beside.run([Piece(0, 0, TEXTS["second"], "tried", 1)])[0], reference(causal, "second")[-1])
     assert decoder.versions == {BASE, "first", "second"}

@@ -66,7 +66,7 @@ async def test_versions_outlive_the_thread_and_can_be_freed_after_it(tmp_path: P
     model = mortal.voice.causal.model
     for version, seed in (("v000001", 1), ("v000002", 2)):
         model.load(version, lora_config(4, 8), random_adapter(model, seed))
-        mortal.decoder.add(version, mortal.decoder.prepare(factors_of(model, version)))
+        mortal.decoder.add(version, mortal.decoder.prepare(factors_of(model, version, mortal.decoder)))
     whole = await mortal.write("v000001")
     mortal.passes_left = 3
     with pytest.raises(ModelError):

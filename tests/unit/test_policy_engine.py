@@ -98,7 +98,10 @@ class Rig:
 
     @property
     def in_memory(self) -> set[str]:
-        return self.model.encoder.model.names | self.writer.model.names
+        """Versions that are hung into any part, or that could write."""
+        voice = self.engine._voice
+        writing = voice._held.decoder.versions - {BASE} if voice is not None and voice._held is not None else set()
+        return self.model.encoder.model.names | self.writer.model.names | writing
 
 
 @pytest.fixture

@@ -72,11 +72,11 @@ class Rig:
         self.decoder.begun = threading.Event()
         self.decoder.add(
             ACTIVATED,
-            self.decoder.prepare(factors_of(causal.model, ACTIVATED)),
+            self.decoder.prepare(factors_of(causal.model, ACTIVATED, self.decoder)),
         )
         self.decoder.add(
             PLAIN,
-            self.decoder.prepare(factors_of(causal.model, PLAIN), merged=False),
+            self.decoder.prepare(factors_of(causal.model, PLAIN, self.decoder), merged=False),
         )
         self.writer = Writer(
             causal.vocabulary, self.decoder, max_prefix_tokens=prefix_tokens, clock=lambda: self.decoder.now
