@@ -169,6 +169,11 @@ class Ticket:
         self._give_back = give_back
         self._is_held = True
 
+    @property
+    def is_given_back(self) -> bool:
+        """Whether it holds nothing any more."""
+        return not self._is_held
+
     def give_back(self) -> None:
         """It is used up, or not wanted any more. Once: further calls do nothing."""
         if self._is_held:

@@ -213,6 +213,8 @@ class Room:
         if message.id in known:
             ticket.give_back()
         else:
+            if self._task is not None:
+                ticket.give_back()  # It waits for its own conversation, not for a place.
             self._waiting.append((message, ticket))
             self._start_next()
 
@@ -262,6 +264,8 @@ class Room:
     def _start_next(self) -> None:
         if self._task is None and self._waiting and not self._hub.draining and not self._is_hushed:
             self._current, ticket = self._waiting.popleft()
+            if ticket.is_given_back:
+                ticket = self._hub.turns.ticket(self._address, hasty=ticket.hasty)
             self._hub.count_reply_in(self.conversation.person_id)
             self._task = asyncio.create_task(self._reply_to(self._current, ticket))
             self._task.add_done_callback(lambda _: ticket.give_back())

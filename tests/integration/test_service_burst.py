@@ -75,6 +75,22 @@ async def test_as_many_as_there_are_places_come_at_once_and_nobody_is_refused(tm
         await rig.hub.drain(0)
 
 
+async def test_what_waits_for_its_own_conversation_takes_nothing_of_the_line(tmp_path: Path) -> None:
+    """Two chatty people hold two of four places and have a message more each; a line of two is free for somebody else."""
+    with open_rig(tmp_path, max_replies=4, max_waiting=2) as rig:
+        rig.policy.hold()
+        chatty = [room_of(rig, number) for number in range(2)]
+        for room in chatty:
+            await room.accept(question(room))
+        await until(lambda: rig.hub.turns.num_running == 2)
+        for room in chatty:
+            await room.accept(question(room, text="And how long does it take?", client_id="b"))
+
+        assert isinstance(await room_of(rig, 9).accept(question(room_of(rig, 9))), Message)
+        await until(lambda: rig.hub.turns.num_running == 3)
+        await rig.hub.drain(0)
+
+
 async def test_one_person_in_many_conversations_at_once_has_so_many_replies(tmp_path: Path) -> None:
     """The fifth conversation is refused although none of the four replies has begun when it is looked at."""
     with open_rig(tmp_path) as rig:

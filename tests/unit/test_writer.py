@@ -19,6 +19,7 @@ from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
 from bot.policy.decoder import Decoder, Piece
 from bot.policy.prefixes import BLOCK_TOKENS
+from bot.policy.scheduler import Scheduler
 from bot.policy.types import TextRequest
 from bot.policy.writer import Writer
 from tests.tiny_models import factors_of, load_tiny_causal, random_adapter
@@ -187,6 +188,49 @@ async def test_what_many_begin_with_who_ask_at_once_is_read_once(causal: CausalP
     spared = 2 * shared if prefix_tokens else 0
     stats = rig.writer.stats
     assert (stats.num_prefix_reused, stats.num_prefix_read) == (spared, sum(map(len, prompts)) - spared)
+    rig.writer.close()
+
+
+async def test_who_has_read_most_leads_wherever_others_that_end_have_moved_it(causal: CausalPart) -> None:
+    """A reply of two tokens ends while the leader is in the middle of a block, and its follower takes over the free slot,
+    before the leader: what both begin with is read once all the same."""
+    rig = Rig(causal)
+    rig.writer._scheduler = Scheduler(4, step_tokens=50)
+    rig.decoder.gate = threading.Semaphore(0)  # type: ignore[attr-defined]
+    prompts = [
+        [["system", "x"], ["user", "hi"]],
+        *([["system", 4 * SYSTEM], ["user", text]] for text in ("one?", "two?")),
+    ]
+    asked = [ask(i, prompt=json.dumps(prompt), max_tokens=2) for i, prompt in enumerate(prompts)]
+    tasks = [asyncio.create_task(rig.write(asked[0]))]
+    assert await asyncio.to_thread(rig.decoder.begun.wait, 60)
+    for request in asked[1:]:
+        tasks.append(asyncio.create_task(rig.write(request)))
+        await asyncio.sleep(0)
+    rig.decoder.gate.release(1_000)  # type: ignore[attr-defined]
+    for request, ours in zip(asked, await asyncio.gather(*tasks), strict=True):
+        assert_same(ours, rig.alone(request))
+    lengths = [len(causal.prompt_ids(request.prompt)) for request in asked]
+    assert lengths[1] > 100
+    assert rig.writer.stats.num_prefix_read < sum(lengths) - lengths[1] + 3 * BLOCK_TOKENS
+    rig.writer.close()
+
+
+async def test_a_cache_smaller_than_what_prompts_begin_with_makes_nobody_wait_for_the_rest(causal: CausalPart) -> None:
+    """Two blocks are kept of what four prompts have in common: three follow for these and read on by themselves, so the
+    words begin as soon as 512 tokens a step allow."""
+    rig = Rig(causal, prefix_tokens=2 * BLOCK_TOKENS)
+    prompts = [json.dumps([["system", 4 * SYSTEM], ["user", f"{i}?"]]) for i in range(4)]
+    asked = [ask(i, prompt=prompt, max_tokens=1) for i, prompt in enumerate(prompts)]
+    rig.decoder.gate = threading.Semaphore(0)  # type: ignore[attr-defined]
+    tasks = [asyncio.create_task(rig.write(request)) for request in asked]
+    assert await asyncio.to_thread(rig.decoder.begun.wait, 60)
+    rig.decoder.gate.release(1_000)  # type: ignore[attr-defined]
+    for request, ours in zip(asked, await asyncio.gather(*tasks), strict=True):
+        assert_same(ours, rig.alone(request))
+    stats = rig.writer.stats
+    assert 512 < 3 * (len(causal.prompt_ids(prompts[0])) - 2 * BLOCK_TOKENS) < 1024
+    assert (stats.num_steps, stats.num_prefix_blocks, stats.num_prefix_evicted) == (3, 2, 0)
     rig.writer.close()
 
 
