@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
@@ -180,6 +181,7 @@ def publish_version(
     seed: int,
     *,
     writer: CausalPart | None = None,
+    causal_config: LoraConfig | None = None,
     scale: float = 0.2,
     files: dict[str, dict[str, Tensor]] | None = None,
     probes: Sequence[CanaryProbe] | None = None,
@@ -191,7 +193,8 @@ def publish_version(
     staged = adapters.stage()
     for name, part in parts.items():
         tensors = random_adapter(part.model, seed, scale)
-        part.model.load("publishing", lora_config(rank=4, alpha=8), tensors)
+        config = causal_config if name == "causal" else None
+        part.model.load("publishing", config or lora_config(rank=4, alpha=8), tensors)
         written = (files or {}).get(name, tensors)
         write_part(staged / name, written, part.model.config("publishing"), part.name.partition(":")[0])
     honest = make_probes(model, "publishing")

@@ -19,7 +19,7 @@ import torch
 from bot.conversation import BASE_VERSION, Generated, LegalAct
 from bot.errors import AdapterError, ModelError, NotFound
 from bot.feedback.store import Store
-from bot.policy.adapted import BASE
+from bot.policy.adapted import BASE, lora_config
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.encoder import EncoderPart
@@ -553,6 +553,25 @@ async def test_an_adapter_loaded_as_it_is_writes_through_the_same_double(rig: Ri
     words = await write_under(rig.engine)
     assert rig.engine.champion == "v000002"
     assert words.token_ids != (await write_under(rig.engine, "v000001")).token_ids
+
+
+@pytest.mark.parametrize("kind", ["plain", "activated", "rslora"])
+async def test_a_versions_words_are_those_that_peft_itself_computes(rig: Rig, kind: str) -> None:
+    """Read from its files without PEFT: where it begins to read, and how strong it is. The control: the base model's are
+    others."""
+    invocation = rig.writer.header_ids if kind == "activated" else ()
+    config = replace(lora_config(4, 8, invocation=invocation), use_rslora=kind == "rslora")
+    version = rig.publish(1, causal_config=config)
+    await rig.promote(version)
+    ours = await write_under(rig.engine)
+    files = read_version(rig.adapters, version)
+    assert files.causal is not None
+    assert files.causal_config is not None
+    rig.writer.model.load("alone", files.causal_config, files.causal)
+    theirs = list(rig.writer.write(WRITE, "alone"))[-1].generated
+    assert theirs is not None
+    assert_same(ours, theirs)
+    assert (await write_under(rig.engine, BASE_VERSION)).logprobs[0] != pytest.approx(ours.logprobs[0], abs=1e-3)
 
 
 def leaking(rig: Rig) -> tuple[TextProbe, ...]:
