@@ -36,6 +36,7 @@ BENCHES: Mapping[str, str] = {
     "peft": "online_learning.bench.peft:main",
     "reward": "online_learning.bench.reward:main",
     "style": "online_learning.bench.style:main",
+    "words": "online_learning.bench.words:main",
     "inbox": "online_learning.bench.inbox:main",
 }
 """Benchmark -> where it is."""
@@ -257,10 +258,12 @@ def _add_learning(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--asked", type=_part, default=0.0, metavar="R", help="learn: chance of a thumb where one is asked for"
     )
-    bench.add_argument("--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn, style: questions asked")
+    bench.add_argument(
+        "--turns", type=_number("turns", 1, 10**9), metavar="N", help="learn, style, words: questions asked"
+    )
     bench.add_argument("--thumbs", type=_number("thumbs", 1, 10**9), metavar="N", help="learn: ends at so many")
     bench.add_argument(
-        "--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn, style: repeat K times"
+        "--seeds", type=_number("seeds", 1, 1000), default=1, metavar="K", help="learn, style, words: repeat K times"
     )
 
 

@@ -300,6 +300,9 @@ class LearnerConfig:
     words_rows_per_update: int = 32
     """Newest ones that an update learns from."""
     words_per_conversation: int = 3
+    words_known_nll: float = 0.5
+    """Words that surprise the policy less than this, nats a token in the mean, do not teach: shown in every update, they would
+    be learned by heart. Should they be forgotten, they teach again."""
     text_dtype: Literal["fp32", "bf16"] = "fp32"
     """In what passes with gradient over generated text are computed; scoring without gradient always is in fp32."""
     text_checkpointing: bool = False

@@ -293,13 +293,14 @@ class Learner:
         version: str,
     ) -> dict[str, float]:
         """A step takes a minibatch of generated replies and one of operators' own words, while there are."""
+        means: dict[str, float] = {}
+        words, num_known = self._unlearned(words)
         told: list[tuple[TextLoss, list[int]]] = []
         if earned:
             told.append((self._replies(earned, version), [len(generated_of(row.decision).token_ids) for row in earned]))
         if words:
             told.append((self._own_words(words), [len(text.token_ids) for text in words]))
-        means: dict[str, float] = {}
-        for epoch in range(self.config.text_epochs):
+        for epoch in range(self.config.text_epochs if told else 0):
             seen: list[dict[str, Tensor]] = []
             drawn = [batches(lengths, self.config.text_batch_size, rng) for _, lengths in told]
             for step in zip_longest(*drawn):
@@ -309,6 +310,7 @@ class Learner:
             means = mean_metrics(seen)
             if means.get("text_approx_kl", 0.0) > self.config.max_kl_prox:
                 break
+        means |= {"words_known": float(num_known)}
         return {name: value for name, value in means.items() if name.startswith(("text_", "words_"))}
 
     def _replies(self, earned: Sequence[Credit], version: str) -> TextLoss:
@@ -324,6 +326,15 @@ class Learner:
             )
 
         return loss
+
+    @torch.no_grad()
+    def _unlearned(self, words: Sequence[Generated]) -> tuple[list[Generated], int]:
+        """Those that are not known yet, and how many are."""
+        writer, least = self._need_writer(), self.config.words_known_nll
+        found = [
+            text for text in words if -float(text_logprobs(writer, [text], CURRENT, self.config)[0].mean()) > least
+        ]
+        return found, len(words) - len(found)
 
     def _own_words(self, words: Sequence[Generated]) -> TextLoss:
         """The likelihood of some of the operators' words, by its weight."""

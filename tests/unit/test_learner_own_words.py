@@ -127,6 +127,18 @@ def test_the_version_that_learned_them_says_so(home: Home) -> None:
     assert home.store.updates()[-1].metrics["words_refused"] == {"source": 1}
 
 
+@pytest.mark.parametrize(("known", "teaches"), [(0.0, True), (1e9, False)])
+def test_words_that_are_known_teach_no_more(home: Home, known: float, teaches: bool) -> None:
+    """They would be learned by heart otherwise: the control."""
+    correct(home, four(home)[0])
+    loop = home.resumed(config=replace(FAST, words_known_nll=known))
+    words = drawn(home.resumed(config=FAST))["case_a"]
+    loop.step()
+    metrics = home.store.updates()[-1].metrics
+    assert (metrics["words_known"], "words_nll" in metrics) == ((0, True) if teaches else (1, False))
+    assert (gain(loop, words) > 0.3) is teaches
+
+
 def test_a_refused_update_learned_nothing(home: Home) -> None:
     """The row says what it drew from; no version does, and the next update draws on the words again."""
     correct(home, four(home)[0])
