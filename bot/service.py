@@ -103,12 +103,17 @@ async def drain(app: FastAPI) -> None:
     await app.state.service.hub.drain()
 
 
+_PLAIN_REFUSALS = failures.PlainRefusals()
+"""One, which a logger takes once however many servers there were."""
+
+
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that drains before it closes connections; uvicorn alone cuts running replies at once."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        logging.getLogger("uvicorn.error").addFilter(_PLAIN_REFUSALS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain (a second Ctrl-C ends it early), then what uvicorn does."""

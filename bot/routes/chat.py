@@ -24,7 +24,7 @@ from bot.listener import TOO_SLOW, Listener
 from bot.room import Room, Snapshot
 from bot.routes.access import address_of, may_chat, service_of
 from bot.routes.conversations import check_reply_mode, start_conversation
-from bot.routes.failures import answer_of
+from bot.routes.failures import refuse
 from bot.routes.feedback import keep_and_tell, record_vote
 from bot.routes.parts import Service
 from bot.settings import LimitSettings
@@ -67,7 +67,7 @@ async def chat(websocket: WebSocket) -> None:
         service.sockets.take(address)
     except RejoinderError as error:
         service.metrics.errors.labels(ErrorOut.of(error).code).inc()
-        await websocket.send_denial_response(answer_of(error))
+        await refuse(websocket, error)
         return
     service.num_sockets += 1
     service.metrics.sockets.inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket
 
 from bot.errors import RejoinderError
 from bot.routes.bodies import ErrorAnswer
@@ -19,6 +21,8 @@ from bot.wire_client import complaint
 from bot.wire_errors import BadFrame, Unauthenticated, http_status
 
 logger = logging.getLogger(__name__)
+_refused: ContextVar[bool] = ContextVar("refused", default=False)
+"""Whether this task has refused a handshake."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": HTTPStatus(status).phrase}
@@ -35,6 +39,21 @@ def answer_of(error: RejoinderError) -> JSONResponse:
     if frame.retry_after_s:
         headers["Retry-After"] = str(max(1, round(frame.retry_after_s)))
     return JSONResponse(content, status, headers)
+
+
+async def refuse(websocket: WebSocket, error: RejoinderError) -> None:
+    """Answer a handshake with an error instead of a socket."""
+    _refused.set(True)
+    await websocket.send_denial_response(answer_of(error))
+
+
+class PlainRefusals(logging.Filter):
+    """For uvicorn's log. uvicorn takes a handshake that was answered by an error of ours for a crash; one that nobody answered
+    is a crash, and stays in the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is kept. It is written by the task that refused, whose context says so."""
+        return not (_refused.get() and record.msg == "ASGI callable returned without completing handshake.")
 
 
 def install(app: FastAPI) -> None:

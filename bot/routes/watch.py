@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from bot.errors import StoreError
 from bot.listener import Listener
 from bot.routes.access import service_of, signed_in
-from bot.routes.failures import answer_of
+from bot.routes.failures import refuse
 from bot.routes.parts import Service
 from bot.wire_errors import Unauthenticated
 
@@ -60,7 +60,7 @@ async def watch(websocket: WebSocket) -> None:
     member = signed_in(websocket, service)
     if member is None:
         refusal = Unauthenticated("expected an operator who signed in, on this server's own page")
-        await websocket.send_denial_response(answer_of(refusal))
+        await refuse(websocket, refusal)
         return
     # Read before the page hears that it is live and reads its list: nothing may change unheard in between.
     revision = await asyncio.to_thread(service.parts.store.desk.last_revision)

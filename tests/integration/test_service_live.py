@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.websockets import WebSocket
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from bot.listener import Listener
 from bot.room import MAX_WAITING
@@ -29,6 +33,35 @@ TOKENS = ("In", " five", " working", " days.")
 def rig(tmp_path: Path) -> Iterator[Rig]:
     with open_rig(tmp_path, tokens=TOKENS) as rig:
         yield rig
+
+
+@contextlib.asynccontextmanager
+async def heard(caplog: pytest.LogCaptureFixture, name: str) -> AsyncIterator[None]:
+    """What a logger says that passes nothing on to the root's."""
+    logging.getLogger(name).addHandler(caplog.handler)
+    try:
+        yield
+    finally:
+        logging.getLogger(name).removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("path", ["/ws/chat", "/ws/operator"])
+async def test_a_refused_handshake_is_no_crash_in_the_log(
+    rig: Rig, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """The control: a route that ends without an answer is one."""
+
+    async def silent(websocket: WebSocket) -> None:
+        """Says nothing."""
+
+    rig.app.add_api_websocket_route("/ws/silent", silent)
+    async with live(rig.app) as server, heard(caplog, "uvicorn.error"):
+        for asked, status in ((path, (401, 403)), ("/ws/silent", (500,))):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"ws://127.0.0.1:{server.port}{asked}", origin=Origin("https://evil.example"))
+            assert refused.value.response.status_code in status
+            lines = [line.message for line in caplog.records if line.levelno >= logging.ERROR]
+            assert lines == (["ASGI callable returned without completing handshake."] if asked == "/ws/silent" else [])
 
 
 async def until(condition: Any) -> None:
