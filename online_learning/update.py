@@ -37,7 +37,7 @@ from online_learning.config import ActTerms, LearnerConfig
 from online_learning.hearing import as_heard, ridge_share
 from online_learning.minibatches import batches, mean_metrics, unpadded
 from online_learning.rated_rows import RatedRows, padded, rated_rows
-from online_learning.text_passes import generated_of, text_logprobs
+from online_learning.text_passes import generated_of, give_back, text_logprobs
 from online_learning.words import of_words
 
 CURRENT = "current"
@@ -227,6 +227,7 @@ class Learner:
         if (written or words) and self.writer is not None:
             metrics |= self._update_text(written, words, rng, progress, version)
             self.writer.forget()
+            give_back()
         return metrics
 
     def _update_acts(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:

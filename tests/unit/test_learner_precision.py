@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from bot.settings import LearnSettings, Settings
 from online_learning.advantages import Credit
 from online_learning.config import LearnerConfig
 from online_learning.process import config_of, has_bf16
-from online_learning.text_passes import passes, text_logprobs
+from online_learning.text_passes import give_back, passes, text_logprobs
 from online_learning.update import CURRENT
 from tests.learner_rig import QUICK, Home, open_home, tiny_models
 
@@ -112,6 +114,23 @@ def test_an_update_in_several_passes_is_that_of_one(home: Home) -> None:
 def test_no_more_is_kept_than_of_one_pass(home: Home, texts: list[Generated]) -> None:
     """Four replies one by one: what the last needs, and little of the others. The control keeps all of them."""
     assert kept_bytes(home, texts, text_pass_tokens=1) < 0.6 * kept_bytes(home, texts, text_pass_tokens=10**6)
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is freed is kept by glibc")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """200 MB in small blocks behind one that stays: freed, they stay resident (the control) until they are given back."""
+    blocks = [b"x" * (100_000 + i) for i in range(2000)]
+    used = resident_mib()
+    del blocks[:-1]
+    kept = resident_mib()
+    give_back()
+    assert kept > used - 50
+    assert resident_mib() < used - 150
 
 
 def test_rows_go_together_while_they_fit_as_wide_as_the_widest() -> None:
