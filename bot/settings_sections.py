@@ -50,8 +50,8 @@ class EngineSettings:
     """Arithmetic of generated replies: `float32`, `bfloat16`, or `auto`: bfloat16 where the machine multiplies it faster."""
     replies_at_once: int = 16
     """Generated replies in one batch; more wait, conversations in turn."""
-    step_tokens: int = 128
-    """Tokens computed in one step: one of each reply in the batch, the rest of prompts."""
+    step_tokens: int = 0
+    """Tokens computed in one step: one of each reply in the batch, the rest of prompts; 0: 128 on a CPU, 512 on a GPU."""
     prefix_tokens: int = 8192
     """Prompt tokens whose keys and values are kept for prompts that begin alike (SmolLM2-135M in bfloat16: 23 kB each)."""
     reply_deadline_s: float = 60.0
@@ -211,7 +211,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "learn.poll_s": (0.001, 3600.0),
     "learn.threads": (0, 1024),
     "engine.replies_at_once": (1, 1024),
-    "engine.step_tokens": (1, 65536),
+    "engine.step_tokens": (0, 65536),
     "engine.prefix_tokens": (0, 1e9),
     "engine.reply_deadline_s": (0.1, 3600.0),
     "limits.max_text_chars": (1, 1e6),

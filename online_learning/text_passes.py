@@ -62,6 +62,27 @@ def give_back() -> None:
         trim(0)
 
 
+@torch.no_grad()
+def stored_or_scored(
+    writer: CausalPart, decisions: Sequence[Decision], version: str, adapter: str, config: LearnerConfig
+) -> list[Tensor]:
+    """Log-probabilities [T] of each row's words under the adapter as it stands (`version`), as the passes that teach
+    compute them: as stored where that is the same, else of a few of like length at a time."""
+    found, unknown = dict[int, Tensor](), list[int]()
+    texts = [generated_of(decision) for decision in decisions]
+    for i, (decision, text) in enumerate(zip(decisions, texts, strict=True)):
+        if decision.version == version and config.text_dtype == "fp32" and text.dtype == "float32":
+            found[i] = torch.tensor(text.logprobs, device=writer.device)
+        else:
+            unknown.append(i)
+    unknown.sort(key=lambda i: len(texts[i].token_ids))
+    for start in range(0, len(unknown), config.text_batch_size):
+        some = unknown[start : start + config.text_batch_size]
+        logprobs_B_T, _ = text_logprobs(writer, [texts[i] for i in some], adapter, config)
+        found |= {i: row_T[: len(texts[i].token_ids)] for i, row_T in zip(some, logprobs_B_T, strict=True)}
+    return [found[i] for i in range(len(texts))]
+
+
 def passes(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
     """Places of consecutive rows that go through the model at once, padded to the longest of them."""
     parts: list[list[int]] = []

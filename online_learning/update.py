@@ -37,7 +37,7 @@ from online_learning.config import ActTerms, LearnerConfig
 from online_learning.hearing import as_heard, ridge_share
 from online_learning.minibatches import batches, mean_metrics, unpadded
 from online_learning.rated_rows import RatedRows, padded, rated_rows
-from online_learning.text_passes import generated_of, give_back, text_logprobs
+from online_learning.text_passes import generated_of, give_back, stored_or_scored, text_logprobs
 from online_learning.words import of_words
 
 CURRENT = "current"
@@ -317,7 +317,8 @@ class Learner:
     def _replies(self, earned: Sequence[Credit], version: str) -> TextLoss:
         """PPO over some of the generated replies."""
         rows, texts = self.rows(earned), [generated_of(credit.decision) for credit in earned]
-        prox = [self._prox_text(credit.decision, version) for credit in earned]
+        decisions = [credit.decision for credit in earned]
+        prox = stored_or_scored(self._need_writer(), decisions, version, CURRENT, self.config)
 
         def loss(batch: Sequence[int]) -> LossOutputs:
             with torch.no_grad():
@@ -350,14 +351,6 @@ class Learner:
             return LossOutputs(config.words_weight * out.loss, out.metrics)
 
         return loss
-
-    @torch.no_grad()
-    def _prox_text(self, decision: Decision, version: str) -> Tensor:
-        """Log-probabilities [T] of the row's words under the current weights, as the passes that teach compute them."""
-        text, writer = generated_of(decision), self._need_writer()
-        if decision.version == version and self.config.text_dtype == "fp32" and text.dtype == "float32":
-            return torch.tensor(text.logprobs, device=writer.device)
-        return text_logprobs(writer, [text], CURRENT, self.config)[0][0]
 
     def _with_text(self, acts: LossInputs, texts: Sequence[Generated], prox: Sequence[Tensor]) -> LossInputs:
         """The minibatch with its tokens; the act terms are constants here, they had their own epochs."""

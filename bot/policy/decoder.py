@@ -9,8 +9,8 @@ Owns the weights as the machine reads them fastest and the cache; knows nothing 
 
 A version is its own copy of the linear layers with the adapter merged in fp32 and rounded once, or the base model's with
 the adapter beside them. Attention runs over a multiple of 64 positions and products row by row, so in bfloat16 on a CPU a
-reply's numbers do not depend on what else is in the pass (measured: bit for bit). One thread at a time, except for
-`prepare`, which touches nothing that runs.
+reply's numbers do not depend on what else is in the pass (measured: bit for bit); on a GPU they do, within rounding. One
+thread at a time, except for `prepare`, which touches nothing that runs.
 
 Shapes: N tokens, R tokens with logits, S slots, H key heads, G query heads a key head, P positions, D width of a head,
 W width, O and I a layer's outputs and inputs, V vocabulary.
@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -32,12 +30,13 @@ from torch.nn import functional as F
 from bot.errors import AdapterError
 from bot.policy.adapted import BASE
 from bot.policy.factors import Factors
-from bot.policy.graphs import Graphs, Key
+from bot.policy.graphs import Graphs
+from bot.policy.pieces import SPAN, Batch, Piece, whole_spans
 
 ARCHITECTURES = ("llama", "mistral")
 """Of transformers' `model_type`: what this forward pass is equal to. Others go through transformers, one by one."""
-SPAN = 64
-"""Attention runs over multiples of so many positions."""
+STEP_TOKENS = {"cpu": 128, "cuda": 512}
+"""Of prompts and replies together: what a pass computes in little more time than one of a few tokens takes."""
 PARTS: Mapping[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.o_proj",),
@@ -48,19 +47,6 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 
 Linear = Callable[[Tensor], Tensor]
 Layers = list[dict[str, Linear]]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Consecutive tokens of one reply, read by one version (BASE: no adapter)."""
-
-    slot: int
-    start: int
-    """Position of the first one: what comes before is in the cache."""
-    tokens: tuple[int, ...]
-    version: str
-    num_logits: int
-    """Of so many last tokens."""
 
 
 def is_supported(config: Any) -> bool:
@@ -89,6 +75,7 @@ class Decoder:
         config, self.dtype = model.config, dtype
         self._source: nn.Module = model
         self.device: torch.device = model.device
+        self.step_tokens = STEP_TOKENS[self.device.type]
         self.num_slots = num_slots
         self.num_positions = -(-min(num_positions, config.max_position_embeddings) // SPAN) * SPAN
         self._num_layers: int = config.num_hidden_layers
@@ -106,7 +93,7 @@ class Decoder:
         self._cos_P_D, self._sin_P_D = self._rotary(model)
         self._versions: dict[str, Layers] = {BASE: self.prepare({})}
         self._allocate()
-        self._graphs: Graphs[_Batch] | None = Graphs(self._forward, self.device) if self.device.type == "cuda" else None
+        self._graphs: Graphs[Batch] | None = Graphs(self._forward, self.device) if self.device.type == "cuda" else None
 
     def _allocate(self) -> None:
         shape = (self._num_layers, self.num_slots, self._heads_kv, self.num_positions, self._head_dim)
@@ -167,7 +154,7 @@ class Decoder:
         other = copy.copy(self)
         other._versions = {BASE: self._versions[BASE], version: layers}  # noqa: SLF001
         other._graphs = None  # noqa: SLF001
-        other.num_slots, other.num_positions = 1, min(_span(num_positions), self.num_positions)
+        other.num_slots, other.num_positions = 1, min(whole_spans(num_positions), self.num_positions)
         other._allocate()  # noqa: SLF001
         return other
 
@@ -180,7 +167,7 @@ class Decoder:
         other._embedding_V_W = self._source.get_input_embeddings().weight.detach().float()  # type: ignore[operator]  # noqa: SLF001
         other._head = partial(F.linear, weight=self._source.get_output_embeddings().weight.detach().float())  # type: ignore[operator]  # noqa: SLF001
         other._graphs = None  # noqa: SLF001
-        other.num_slots, other.num_positions = 1, min(_span(num_positions), self.num_positions)
+        other.num_slots, other.num_positions = 1, min(whole_spans(num_positions), self.num_positions)
         other._cos_P_D, other._sin_P_D = other._rotary(self._source)  # noqa: SLF001
         plain = [{part: self._unmerged(i, part) for part in PARTS} for i in range(self._num_layers)]
         other._versions = {BASE: plain}  # noqa: SLF001
@@ -242,10 +229,10 @@ class Decoder:
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> Tensor:
         """Logits [R, V] in fp32 of the pieces' last tokens, in order."""
-        batch = _Batch(pieces, self)
+        batch = Batch(pieces, self.device, self._groups)
         return self._forward(batch) if self._graphs is None else self._graphs.run(batch)
 
-    def _forward(self, batch: _Batch) -> Tensor:
+    def _forward(self, batch: Batch) -> Tensor:
         x_N_W = self._embedding_V_W[
             batch.tokens_N
         ].float()  # The residual stream stays in fp32: it is small, sums are long.
@@ -268,12 +255,12 @@ class Decoder:
     def _normed(self, x_N_W: Tensor, weight_W: Tensor) -> Tensor:
         return F.rms_norm(x_N_W, (x_N_W.shape[-1],), weight_W, self._eps).to(self.dtype)
 
-    def _product(self, batch: _Batch, layer: int, part: str, x_N_I: Tensor) -> Tensor:
+    def _product(self, batch: Batch, layer: int, part: str, x_N_I: Tensor) -> Tensor:
         if len(batch.groups) == 1:
             return self._versions[batch.groups[0][0]][layer][part](x_N_I)
         return torch.cat([self._versions[name][layer][part](x_N_I[rows]) for name, rows in batch.groups])
 
-    def _attend(self, batch: _Batch, layer: int, queries_N_Q_D: Tensor) -> Tensor:
+    def _attend(self, batch: Batch, layer: int, queries_N_Q_D: Tensor) -> Tensor:
         """What each token sees [N, Q * D] of its slot up to itself."""
         shape = (self._heads_kv, self._groups, self._head_dim)
         queries = queries_N_Q_D.view(-1, *shape)
@@ -289,7 +276,7 @@ class Decoder:
             seen[rows] = found.view(self._heads_kv, self._groups, -1, self._head_dim).permute(2, 0, 1, 3)
         return seen.flatten(1)
 
-    def _attend_ones(self, batch: _Batch, layer: int, queries_S_H_G_D: Tensor) -> Tensor:
+    def _attend_ones(self, batch: Batch, layer: int, queries_S_H_G_D: Tensor) -> Tensor:
         """One query token a slot."""
         keys = self._keys[layer, : batch.num_slots, :, : batch.span]
         values = self._values[layer, : batch.num_slots, :, : batch.span]
@@ -302,91 +289,6 @@ class Decoder:
         weights = torch.add(mask, scores, alpha=self._head_dim**-0.5).softmax(-1)
         seen: Tensor = weights.to(self.dtype) @ values
         return seen
-
-
-class _Batch:
-    """The pieces of a pass as tensors: what every layer needs and none has to make again."""
-
-    def __init__(self, pieces: Sequence[Piece], decoder: Decoder) -> None:
-        groups = decoder._groups  # noqa: SLF001 - its other half
-        order = sorted(range(len(pieces)), key=lambda i: pieces[i].version)
-        starts, count = dict[int, int](), 0
-        for i in order:
-            starts[i], count = count, count + len(pieces[i].tokens)
-        laid = [pieces[i] for i in order]
-        positions = [piece.start + j for piece in laid for j in range(len(piece.tokens))]
-        slots = [piece.slot for piece in laid for _ in piece.tokens]
-        ends = [(starts[i] + len(piece.tokens), piece.num_logits) for i, piece in enumerate(pieces)]
-        wanted = [row for end, count in ends for row in range(end - count, end)]
-        self.groups = _groups(laid)
-        ones: dict[int, int] = {}
-        longer: list[tuple[slice, int]] = []
-        for i in order:
-            piece, rows = pieces[i], slice(starts[i], starts[i] + len(pieces[i].tokens))
-            if len(piece.tokens) == 1 and piece.slot not in ones:
-                ones[piece.slot] = rows.start
-            else:
-                longer += [(block, piece.slot) for block in _blocks(rows, piece)]
-        self.num_slots = max(ones, default=-1) + 1
-        # A slot without a query token is given one for company: what it sees goes nowhere.
-        company = [ones.get(slot, 0) for slot in range(self.num_slots)]
-        reach = [positions[ones[slot]] if slot in ones else 0 for slot in range(self.num_slots)]
-        tokens = [token for piece in laid for token in piece.tokens]
-        columns = tokens, positions, slots, wanted, company, list(ones.values()), reach
-        # All in one transfer, which nobody waits for.
-        self.numbers_X = torch.tensor([*chain(*columns)], dtype=torch.long).to(decoder.device, non_blocking=True)
-        parts = torch.split(self.numbers_X, [len(column) for column in columns])
-        self.tokens_N, self.positions_N, self.slots_N, self.wanted_R, self.ones_S, self.ones_N, self.reach_S = parts
-        self.span = _span(max(reach, default=0) + 1)
-        self.longer = [(rows, slot, *self._seen(rows, positions[rows.stop - 1], groups)) for rows, slot in longer]
-        self.is_plain = not longer and list(ones.values()) == list(range(self.num_slots)) == slots
-        self.goes_on = self.is_plain and wanted == slots
-        """Whether it holds the next token of each reply and nothing else."""
-        self.lay_mask()
-
-    @property
-    def key(self) -> Key | None:
-        """Of the graph that such a step may share with others."""
-        return (self.groups[0][0], self.num_slots, self.span) if self.goes_on and len(self.groups) == 1 else None
-
-    def lay_mask(self) -> None:
-        """Of the slots that go on by one token."""
-        self.mask_S_1_1_P = _mask(self.reach_S, self.span)[:, None, None]
-
-    def _seen(self, rows: slice, last: int, groups: int) -> tuple[int, Tensor]:
-        """The span that consecutive tokens of a reply attend over, the last one at `last`, and their mask [X, span]."""
-        span = _span(last + 1)
-        return span, _mask(self.positions_N[rows].repeat(groups), span)
-
-
-def _groups(laid: Sequence[Piece]) -> list[tuple[str, slice]]:
-    """Rows by version, which lie together."""
-    counts: dict[str, int] = {}
-    for piece in laid:
-        counts[piece.version] = counts.get(piece.version, 0) + len(piece.tokens)
-    groups, start = [], 0
-    for version, count in counts.items():
-        groups.append((version, slice(start, start + count)))
-        start += count
-    return groups
-
-
-def _blocks(rows: slice, piece: Piece) -> list[slice]:
-    """The rows of a long piece, cut where a span ends: no token is weighed against more than a span of its future, and
-    what is weighed at once stays in the processor's cache."""
-    ends = range(_span(piece.start + 1), piece.start + len(piece.tokens), SPAN)
-    cuts = [rows.start, *(rows.start + end - piece.start for end in ends), rows.stop]
-    return [slice(start, end) for start, end in pairwise(cuts)]
-
-
-def _mask(reach_X: Tensor, span: int) -> Tensor:
-    """What is added to scores [X, span]: each query sees positions up to its own."""
-    unseen_X_P = torch.arange(span, device=reach_X.device) > reach_X[:, None]
-    return torch.zeros(unseen_X_P.shape, device=reach_X.device).masked_fill(unseen_X_P, -torch.inf)
-
-
-def _span(length: int) -> int:
-    return -(-length // SPAN) * SPAN
 
 
 def _linear(weight_O_I: Tensor, dtype: torch.dtype) -> Linear:

@@ -24,10 +24,11 @@ from bot.conversation import TEXT_ROUNDING
 from bot.errors import AdapterError
 from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
-from bot.policy.decoder import Decoder, Layers, Piece, is_supported, pick_dtype
+from bot.policy.decoder import Decoder, Layers, is_supported, pick_dtype
 from bot.policy.endings import last_place
 from bot.policy.factors import Factors, read_factors
 from bot.policy.manifest import TextProbe
+from bot.policy.pieces import Piece
 from bot.policy.tally import Tally
 from bot.policy.types import TextDelta, TextRequest, WriterStats
 from bot.policy.vocabulary import MAX_PROMPT_TOKENS
@@ -55,8 +56,8 @@ class WriterOptions:
     """`auto`, `float32`, `bfloat16` (`bot.policy.decoder.pick_dtype`)."""
     num_slots: int = 16
     """Replies written at once."""
-    step_tokens: int = 128
-    """Tokens of a step: one of each running reply, the rest of prompts."""
+    step_tokens: int = 0
+    """Tokens of a step: one of each running reply, the rest of prompts; 0: by the device."""
     prefix_tokens: int = 8192
     """Prompt tokens kept for those who begin alike; 0: none."""
     max_reply_tokens: int = 512

@@ -26,9 +26,10 @@ from torch import Tensor
 from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE
-from bot.policy.decoder import Decoder, Layers, Piece
+from bot.policy.decoder import Decoder, Layers
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
+from bot.policy.pieces import Piece
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache, block_keys, followers
 from bot.policy.sampling import NOTHING_TO_DRAW, draw
 from bot.policy.scheduler import Job, Reading, Scheduler
@@ -73,17 +74,19 @@ class Writer:
         words: Vocabulary,
         decoder: Decoder,
         *,
-        step_tokens: int = 128,
+        step_tokens: int = 0,
         max_prefix_tokens: int = 8192,
         num_threads: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`num_threads`: torch's, of the thread that writes; 0 leaves torch's choice."""
+        """`step_tokens`: 0 for the decoder's own. `num_threads`: torch's, of the thread that writes; 0 leaves torch's
+        choice."""
+        step_tokens = step_tokens or decoder.step_tokens
         self._words = words
         self._num_threads = num_threads
         self.decoder = decoder
         self._clock = clock
-        self._scheduler = Scheduler(decoder.num_slots, step_tokens)
+        self._scheduler = Scheduler(decoder.num_slots, step_tokens, max(512, 4 * step_tokens))
         self._prefixes: PrefixCache[Tensor] = PrefixCache(max_prefix_tokens // BLOCK_TOKENS)
         self._replies: dict[Job, _Reply] = {}
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()

@@ -11,8 +11,9 @@ from torch import Tensor
 from bot.conversation import TEXT_ROUNDING
 from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
-from bot.policy.decoder import Decoder, Piece, pick_dtype
+from bot.policy.decoder import Decoder, pick_dtype
 from bot.policy.graphs import MAX_GRAPHS
+from bot.policy.pieces import Piece
 from tests.gpu_rig import ACTIVATED, CLOSE, CPU, CUDA, PLAIN, causal_on, counted_waits
 from tests.tiny_models import factors_of, tiny_causal
 

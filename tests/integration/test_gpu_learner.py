@@ -21,7 +21,7 @@ from online_learning.algorithms import ppo
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
 from online_learning.config import LearnerConfig, recipe
 from online_learning.hearing import as_heard
-from online_learning.text_passes import generated_of
+from online_learning.text_passes import generated_of, stored_or_scored
 from online_learning.update import CURRENT, Learner
 from tests.gpu_rig import CPU, CUDA, counted_waits, policy_on
 from tests.learner_rig import QUICK, Home, open_home, tiny_models
@@ -85,6 +85,12 @@ def words(learner: Learner, earned: Sequence[Credit], adapter: str = CURRENT) ->
     with torch.no_grad():
         found = [learner.writer.token_logprobs([generated_of(row.decision)], [adapter])[0].mean() for row in earned]
     return torch.stack(found).cpu()
+
+
+def prox_of(learner: Learner, earned: Sequence[Credit]) -> list[torch.Tensor]:
+    """Of words, before the first step."""
+    assert learner.writer is not None
+    return stored_or_scored(learner.writer, [row.decision for row in earned], "", CURRENT, learner.config)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -159,7 +165,7 @@ def test_passes_over_words_wait_for_nothing(home: Home, models: Path, dtype: Any
     learner = learner_on(CUDA, models, replace(TEXT, text_dtype=dtype), writes=True)
     update(learner, earned)
     texts = [generated_of(row.decision) for row in earned]
-    rows, prox = learner.rows(earned), [learner._prox_text(row.decision, "") for row in earned]
+    rows, prox = learner.rows(earned), prox_of(learner, earned)
     with torch.no_grad():
         acts = learner._act_inputs(rows)
     with counted_waits() as waits:

@@ -10,8 +10,9 @@ from bot.conversation import TEXT_ROUNDING
 from bot.errors import AdapterError
 from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.decoder import Decoder, Piece, is_supported, pick_dtype
+from bot.policy.decoder import Decoder, is_supported, pick_dtype
 from bot.policy.factors import Factors
+from bot.policy.pieces import Piece
 from tests.tiny_models import factors_of, load_tiny_causal, random_adapter
 
 TEXTS = {

@@ -12,7 +12,8 @@ from torch import Tensor
 from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE, lora_config
-from bot.policy.decoder import Decoder, Piece
+from bot.policy.decoder import Decoder
+from bot.policy.pieces import Piece
 from bot.policy.types import TextRequest
 from bot.policy.voice import Voice, WriterOptions
 from tests.tiny_models import factors_of, load_tiny_causal, random_adapter

@@ -13,8 +13,9 @@ from torch import Tensor
 from bot.errors import AdapterError
 from bot.policy.adapted import lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.decoder import Decoder, Piece
+from bot.policy.decoder import Decoder
 from bot.policy.factors import read_factors
+from bot.policy.pieces import Piece
 from tests.tiny_models import load_tiny_causal, random_adapter
 
 MODULE = "model.layers.0.self_attn.q_proj"

@@ -17,7 +17,8 @@ from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE, lora_config
 from bot.policy.causal import CausalPart
-from bot.policy.decoder import Decoder, Piece
+from bot.policy.decoder import Decoder
+from bot.policy.pieces import Piece
 from bot.policy.prefixes import BLOCK_TOKENS
 from bot.policy.scheduler import Scheduler
 from bot.policy.types import TextRequest
