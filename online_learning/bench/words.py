@@ -48,7 +48,10 @@ OPERATOR = "operator:bench"
 NUM_TAUGHT = 32
 """Articles that are asked about and whose replies are corrected; of the others nothing is said."""
 TURNS = 64
-"""Two updates: the operator is heard in both."""
+"""Two updates, one a block: the operator is heard in both."""
+BLOCK = 32
+ENOUGH = 16
+"""Fresh rewards for an update: of a block more settle, also of one in which nobody is corrected."""
 AT_ONCE = 8
 LIKELIHOODS = ("loglik_before", "loglik_after")
 
@@ -84,6 +87,7 @@ def _seed(settings: Settings, seed: int, num_turns: int) -> dict[str, Any]:
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     started, settings = time.monotonic(), replace(bench_settings(settings, home, seed), profile="demo")
+    settings = replace(settings, learn=replace(settings.learn, update_every=min(ENOUGH, settings.learn.update_every)))
     plan = planned(settings, seed)
     with Store(settings.database) as store:
         loop = build_loop(settings, store, domain=plan.material.domain)
@@ -116,14 +120,13 @@ def _nth(questions: Sequence[Question], article: str, number: int) -> Question:
 
 async def _live(plan: Plan, loop: Loop, num_turns: int) -> tuple[str, list[Reply], list[Reply]]:
     """The last version, and what the fresh install and it show for judged questions."""
-    every = plan.material.settings.learn.update_every
     async with serving(plan.material.settings) as built:
         with tqdm(total=num_turns, unit="turn", file=sys.stderr, disable=None) as bar:
             for start in range(0, num_turns, AT_ONCE):
                 block = range(start, min(start + AT_ONCE, num_turns))
                 await asyncio.gather(*(_turn(plan, built, number) for number in block))
                 bar.update(len(block))
-                if (start + AT_ONCE) % every < AT_ONCE:
+                if block.stop % BLOCK == 0 or block.stop == num_turns:
                     while await asyncio.to_thread(loop.step):
                         pass
                     await until_served(built.policy, loop.adapters.champion().version)
