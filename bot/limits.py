@@ -205,8 +205,8 @@ class Turns:
         self._clock = clock
         self._longest_gap_s = longest_gap_s
         self._address_gap_s = address_gap_s
-        self._hasty_at: dict[str, float] = {}
-        """When the newest reply of a hasty address began, while that is less than its gap ago."""
+        self._resting: set[str] = set()
+        """Addresses of which one of the hasty began less than a gap ago."""
         self._calm_at = -math.inf
         """When a reply of the calm began."""
         self._calm = _Lanes()
@@ -345,13 +345,16 @@ class Turns:
         most_hasty = max(1, int(HASTY_PLACES * self._max_running))
         if self.num_running >= (most_running or self._max_running) or self.num_hasty >= most_hasty:
             return
-        now = self._clock()
-        gap_s = self._address_gap_s if now - self._calm_at < ALONE_S else 0.0
-        self._hasty_at = {address: at for address, at in self._hasty_at.items() if now - at < gap_s}
-        address = self._admit_one(self._hasty, lambda address: address not in self._hasty_at)
+        is_alone = self._clock() - self._calm_at >= ALONE_S
+        address = self._admit_one(self._hasty, lambda address: is_alone or address not in self._resting)
         if address is not None:
             self.num_hasty += 1
-            self._hasty_at[address] = now
+            self._resting.add(address)
+            asyncio.get_running_loop().call_later(self._address_gap_s, self._has_rested, address)
+
+    def _has_rested(self, address: str) -> None:
+        self._resting.discard(address)
+        self._admit()
 
     def _admit_overdue(self) -> None:
         self._overdue = None
