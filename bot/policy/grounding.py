@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-_AMOUNT = re.compile(r"[£$€¥]?\d(?:[\d.,:/-]*\d)?%?")
-_TAIL = re.compile(r"(?:[£$€¥]?\d[\d.,:/-]*%?|[£$€¥])\Z")
+_AMOUNT = re.compile(r"[£$€¥]?\d(?:[\d.,:/-]*\d)?(?: ?%)?")
+_TAIL = re.compile(r"(?:[£$€¥]?\d[\d.,:/-]*(?: ?%)?|[£$€¥])\Z")
 _GUARDED = re.compile(r"[\d£$€¥%@]|://|www|http|\.[a-z]", re.IGNORECASE)
 """Tokens with an amount or a piece of a link in them."""
+_JOINT = re.compile(r"[.,:/-]+")
+"""Tokens that may stand within an amount."""
 _DOMAIN_TAIL = re.compile(r"\w[\w.-]*\.\Z")
 _LINK = re.compile(r"\w[\w.-]*\.[a-z]{2,}\b(?:/\S*)?|https?://\S+|\S+@\S+", re.IGNORECASE)
 
@@ -26,9 +28,12 @@ MASKS_KEPT = 256
 
 
 def amounts(text: str) -> frozenset[str]:
-    """Every number or amount in the text, with and without its currency sign: {"£10", "10", "24"}."""
+    """Every number or amount in the text, with and without its currency sign, and without a per cent sign that stands apart:
+    {"£10", "10", "2 %", "2"}."""
     found = _AMOUNT.findall(text)
-    return frozenset(found) | {amount.lstrip("£$€¥") for amount in found}
+    return (
+        frozenset(found) | {amount.lstrip("£$€¥") for amount in found} | {amount.removesuffix(" %") for amount in found}
+    )
 
 
 def ungrounded(text: str, sources: Sequence[str]) -> list[str]:
@@ -46,6 +51,7 @@ class GroundingMask:
         self._texts = list(token_texts)
         self._guarded = np.array([bool(_GUARDED.search(text)) for text in self._texts])
         self._guarded_ids = np.flatnonzero(self._guarded)
+        self._joint_ids = [i for i, text in enumerate(self._texts) if _JOINT.fullmatch(text)]
         self._glued = np.array([bool(text) and text[0].isalnum() for text in self._texts])
         self._stop_ids = list(stop_ids)
         self._never = np.zeros(len(self._texts), dtype=bool)
@@ -68,9 +74,10 @@ class GroundingMask:
         return self._newest[end]
 
     def _after(self, tail: str, is_domain: bool, known_amounts: frozenset[str]) -> Mask:
-        # An unfinished amount ("£1" of "£10") must go on: nothing but guarded tokens may follow.
-        mask = np.zeros_like(self._guarded) if _is_open(tail, known_amounts) else ~self._guarded
-        for token_id in self._guarded_ids:
+        # An unfinished amount ("£1" of "£10", "2" of "2,000") must go on: nothing but its next piece may follow.
+        is_open = _is_open(tail, known_amounts)
+        mask = np.zeros_like(self._guarded) if is_open else ~self._guarded
+        for token_id in [*self._guarded_ids, *(self._joint_ids if is_open else ())]:
             mask[token_id] = _continues(tail, self._texts[token_id], known_amounts)
         if is_domain:
             mask &= ~self._glued | self._guarded  # Digits were judged above: "10." may become "10.5".
@@ -90,11 +97,11 @@ def _is_open(tail: str, known: frozenset[str]) -> bool:
 
 
 def _continues(tail: str, token: str, known: frozenset[str]) -> bool:
-    starts_anew = token[:1].isspace()
     piece = token.strip()
+    starts_anew = token[:1].isspace() and not (tail and piece == "%")  # "2 %" is one amount.
     if starts_anew and _is_open(tail, known):
         return False
-    whole = piece if starts_anew else tail + piece
+    whole = piece if starts_anew else tail + token.rstrip()
     if token[-1:].isspace() and _is_open(whole, known):
         return False
     return _TAIL.fullmatch(whole) is not None and any(amount.startswith(whole) for amount in known)
