@@ -13,33 +13,28 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from bot.conversation import BASE_VERSION, Decision, Generated
+from bot.conversation import BASE_VERSION, Decision
 from bot.domain import Domain
 from bot.errors import AdapterError, ConflictError, StoreError
 from bot.feedback.rules import Rules
 from bot.feedback.settle import only_settler, rules_in_force, settle
-from bot.feedback.store import Rated, Store, UpdateRow
+from bot.feedback.store import Store, UpdateRow
 from bot.policy.adapters import LEARNER, AdapterStore
-from bot.policy.cases import Cases, make_cases
 from bot.policy.causal import CausalPart
 from bot.settings import Settings
-from online_learning.advantages import Credit, credit
-from online_learning.batch import admit
+from online_learning.advantages import Credit
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
-from online_learning.demonstrations import Caps, all_spelled, demonstrated
-from online_learning.evidence import collect_evidence, hear_verdicts, rescore
+from online_learning.drawing import Batch, Drawing
+from online_learning.evidence import collect_evidence, hear_verdicts
 from online_learning.gate import Thresholds, Verdict, judge
 from online_learning.metrics import MetricsLog, finite
 from online_learning.offline import ConversationTests
 from online_learning.publish import Weights, publish
 from online_learning.update import CURRENT, Learner
-from online_learning.words import Heard, heard_apart
 
 log = logging.getLogger(__name__)
 
@@ -61,38 +56,6 @@ Augment = Callable[[Sequence[Credit]], list[Credit]]
 
 class Stopped(Exception):
     """Asked to stop in the middle of an update; nothing of it is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The rows of one update."""
-
-    until: int
-    """Reward seq this update consumes up to."""
-    since: float
-    """Epoch s of the oldest reply in the window; 0 while the window holds all there are."""
-    credits: list[Credit]
-    refused: Mapping[str, int]
-    """Reason -> rows that may not teach."""
-    num_fresh: int
-    rescore_error: float
-    """Of the fresh rows that were accepted, in nats."""
-    cases: Cases | None
-    """What the next version remembers; None where cases are off."""
-
-    words: Mapping[str, Generated]
-    """Case id -> an operator's own words."""
-    words_refused: Mapping[str, int]
-
-    @property
-    def lineage(self) -> dict[str, Any]:
-        """What the update learned from."""
-        ids = [row.decision.id for row in self.credits]
-        return {"decision_ids": ids, "num_decisions": len(ids), "case_ids": list(self.words), "cursor": self.until}
-
-    def staleness(self, version: str) -> float:
-        """How many versions before `version` the rows were made, in the mean."""
-        return float(np.mean([int(version[1:]) - int(row.decision.version[1:]) for row in self.credits]))
 
 
 class Loop:
@@ -129,8 +92,7 @@ class Loop:
         self.metrics_log = MetricsLog(settings.learner / "tensorboard")
         self.stop = threading.Event()
         self._version = BASE_VERSION
-        self._refused: set[str] = set()
-        self._verified: set[str] = set()
+        self.drawing = Drawing(settings, store, adapters, domain, rules, learner, need_writer=self._attach_writer)
         self._ticket = 0
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -144,7 +106,7 @@ class Loop:
             self._finish_pointer(last)
         self._follow_champion()
         state = load_checkpoint(self.settings.learner, last.checkpoint if last else "", self.learner, self._version)
-        self._refused = set(state.refused) if state else set()
+        self.drawing.refused = set(state.refused) if state else set()
 
     def _finish_pointer(self, last: UpdateRow) -> None:
         """Move the pointer as the last update would have, unless somebody moved it or froze learning since."""
@@ -230,13 +192,13 @@ class Loop:
         last = self.store.last_update()
         number = (last.seq if last else 0) + 1
         rng = np.random.default_rng([self.settings.seed or 0, number])
-        batch = self._draw(until, rng)
+        batch = self.drawing.draw(until, self._cursor(), self._version, rng)
         if not batch.credits or not batch.num_fresh:
             self._commit(batch, number, "skipped", self._version, {"refused": dict(batch.refused)})
             return None
         self.tests.refresh()
         before, tests_before = self.learner.snapshot(), self.tests.results(CURRENT)
-        rows = self._heard(until, self.config.holdout_rows, holdout=True).judged
+        rows = self.drawing.heard(until, self.config.holdout_rows, holdout=True).judged
         sound = {row.id for row in self._rescoring([row.decision for row in rows])}
         rows = [row for row in rows if row.decision.id in sound]
         recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
@@ -271,102 +233,6 @@ class Loop:
         self._watch(verdict)
         self._finish(batch, number, verdict, metrics, before)
         return verdict
-
-    def _draw(self, until: int, rng: np.random.Generator) -> Batch:
-        """The window's rows that may teach: all fresh ones and a random share of the older."""
-        learn = self.settings.learn
-        heard = self._heard(until, learn.window)
-        admitted = admit(heard.rows, quorum=learn.quorum, cap_per_person_topic=learn.cap_per_person_topic)
-        is_full, cursor = len(heard.rows) == learn.window, self._cursor()
-        since = min(row.decision.created_at for row in heard.rows) if is_full else 0.0
-        fresh = [row for row in admitted.rows if row.reward.seq > cursor]
-        old = [row for row in admitted.rows if row.reward.seq <= cursor]
-        room = max(0, self.config.rows_per_update - len(fresh))
-        chosen = [*(old[i] for i in sorted(rng.permutation(len(old))[:room])), *fresh]
-        topics = {row.decision.act for row in admitted.rows}
-        earned = [heard.tell(row) for row in self._credits(chosen, topics)]
-        errors = self._check([row.decision for row in earned])
-        accepted = [row for row in earned if row.decision.id not in self._refused]
-        worst = max((errors.get(row.decision.id, 0.0) for row in accepted), default=0.0)
-        refused = dict(admitted.refused) | {"rescore": len(self._refused)}
-        words, words_refused = self._own_words(topics)
-        cases = self._cases(admitted.rows)
-        return Batch(until, since, accepted, refused, len(fresh), worst, cases, words, words_refused)
-
-    def _own_words(self, topics: AbstractSet[str]) -> tuple[dict[str, Generated], dict[str, int]]:
-        """What operators wrote themselves, by case, and what was left out; nothing where no rated reply was generated, since
-        then nobody has use for it. `topics`: see `_credits`."""
-        learn, policy = self.settings.learn, self.settings.policy
-        if not self.config.words_weight:
-            return {}, {}
-        caps = Caps(
-            topics=None if learn.quorum == 1 else topics,
-            per_author_topic=learn.cap_per_person_topic,
-            per_conversation=self.config.words_per_conversation,
-            rows=self.config.words_rows_per_update,
-        )
-        found = demonstrated(self.store, self.domain, caps)
-        if any(row.was_generated for row in found.rows):
-            self._attach_writer()
-        if self.learner.writer is None:
-            return {}, {}
-        words = self.learner.writer.vocabulary
-        return all_spelled(found, words, temperature=policy.text_temperature, max_tokens=policy.max_reply_tokens)
-
-    def _heard(self, until: int, limit: int, *, holdout: bool = False) -> Heard:
-        return heard_apart(self.store.window(until, limit, holdout=holdout), rules_in_force(self.store, self.rules))
-
-    def _cases(self, rows: Sequence[Rated]) -> Cases | None:
-        """The rows that may teach, as evidence: consent, caps and quorum hold for cases as for weights."""
-        kept = [row for row in rows if row.decision.id not in self._refused]
-        if not kept or not self.settings.learn.case_weight:
-            return None
-        return make_cases(
-            self.settings.learn.case_weight,
-            self.learner.model.encoder.pool([row.decision.query_ids for row in kept]),
-            [row.decision.act for row in kept],
-            [self.config.reward_scale * (row.reward.value or 0.0) for row in kept],
-            [row.decision.id for row in kept],
-        )
-
-    def _check(self, decisions: Sequence[Decision]) -> dict[str, float]:
-        """Re-score what was not yet: a row that does not (invariant 1) neither teaches nor judges. Errors in nats."""
-        unseen = [row for row in decisions if row.id not in self._verified and row.id not in self._refused]
-        if any(row.generated for row in unseen):
-            self._attach_writer()
-        errors = rescore(self.learner, self.adapters, unseen, self._version, self.config.text_slack)
-        off = {decision_id for decision_id, error in errors.items() if not error <= self.config.rescore_tolerance}
-        if off:
-            log.warning("%d of %d rows do not re-score: they neither teach nor judge", len(off), len(unseen))
-        self._refused |= off
-        self._verified |= errors.keys() - off
-        return errors
-
-    def _rescoring(self, decisions: Sequence[Decision]) -> list[Decision]:
-        """Those that may judge."""
-        self._check(decisions)
-        return [row for row in decisions if row.id not in self._refused]
-
-    def _credits(self, rows: Sequence[Rated], topics: AbstractSet[str]) -> list[Credit]:
-        """Turn-level credit over the rows' whole conversations; `topics` are the acts that have their quorum.
-
-        An outcome travels back to turns that nobody rated; it must not carry a topic around its quorum.
-        """
-        conversations = dict.fromkeys(row.decision.conversation_id for row in rows)
-        decisions = self.store.decisions_of(conversations)
-        scale, baseline = self.config.reward_scale, self.config.baseline
-        rewards = [replace(row.reward, value=scale * (row.reward.value or 0.0)) for row in rows]
-        if baseline is None:
-            values = self.learner.values(decisions)
-        else:
-            values = dict.fromkeys((decision.id for decision in decisions), baseline)
-        config = self.config
-        found = credit(decisions, rewards, values, gamma=config.gamma, lam=config.gae_lambda)
-        return [
-            row
-            for row in found
-            if row.decision.train_ok and (self.settings.learn.quorum == 1 or row.decision.act in topics)
-        ]
 
     def _finish(
         self, batch: Batch, number: int, verdict: Verdict, metrics: Mapping[str, Any], before: dict[str, Any]
@@ -418,12 +284,15 @@ class Loop:
 
     def _commit(self, batch: Batch, number: int, outcome: str, version: str, metrics: Mapping[str, Any]) -> None:
         checkpoint = f"checkpoint-{number:06d}"
-        state = LearnerState(version, tuple(sorted(self._refused)))
+        state = LearnerState(version, tuple(sorted(self.drawing.refused)))
         save_checkpoint(self.settings.learner, checkpoint, self.learner, state, self.config.keep_checkpoints)
         drawn = (*batch.lineage["decision_ids"], *batch.words)
         row = UpdateRow(time.time(), batch.until, checkpoint, outcome, version, metrics, drawn)
         self.store.commit_update(row)
         self.metrics_log.write(number, metrics)
+
+    def _rescoring(self, decisions: Sequence[Decision]) -> list[Decision]:
+        return self.drawing.rescoring(decisions, self._version)
 
     # --- the causal part, loaded when there is text to learn from -----------------------------------------------------
     def _attach_writer(self) -> None:

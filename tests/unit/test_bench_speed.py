@@ -66,7 +66,7 @@ def test_made_up_decisions_and_replies_re_score(home: Home, rows: list[Credit]) 
     loop._attach_writer()
     made = speed_rows.decisions(loop.learner.model, loop.tests._policy, QUESTIONS[:4], 0)
     decisions = [replace(row, generated=written(credit)) for row, credit in zip(made, rows, strict=True)]
-    errors = loop._check(decisions)
+    errors = loop.drawing._check(decisions, loop._version)
     assert len(errors) == 4
     assert max(errors.values()) < 1e-4
 

@@ -79,7 +79,7 @@ def gain(loop: Loop, words: Generated) -> float:
 
 def drawn(loop: Loop) -> dict[str, Generated]:
     """The words that the next update would learn from."""
-    return loop._own_words(set())[0]
+    return loop.drawing._own_words(set())[0]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])

@@ -135,5 +135,5 @@ def test_style_in_the_rules_moves_the_words_and_leaves_the_act_to_its_thumbs(
             ]
         short, long = sum(gains[1::2]) / 4, sum(gains[::2]) / 4
         assert short > long + 0.05
-        heard = [row.reward.value for row in loop._heard(home.store.last_reward_seq(), 100).rows]
+        heard = [row.reward.value for row in loop.drawing.heard(home.store.last_reward_seq(), 100).rows]
         assert heard == ([-0.5] * 8 if reach == "words" else [-0.5, 0.0] * 4)
