@@ -70,8 +70,8 @@ class Backend:
 def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
     """The models of the settings behind one engine; the causal one is loaded when first needed.
 
-    Only one thread of the server computes with helpers (`bot.policy.threads`): who chooses, and from the first generated reply
-    on, who writes.
+    Only one thread of the server computes with helpers (`bot.policy.threads`): who writes, or where nothing can be written, who
+    chooses.
     """
     import torch
 
@@ -109,7 +109,7 @@ def build_engine(settings: Settings, adapters: AdapterStore) -> Engine:
         load_causal=load_causal if is_here else None,
         max_batch=settings.engine.max_batch,
         writing=writing,
-        act_threads=threads,
+        act_threads=1 if is_here and causal is None else threads,
     )
 
 

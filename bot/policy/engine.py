@@ -36,7 +36,7 @@ from bot.policy.chooser import Chooser
 from bot.policy.model import PolicyModel
 from bot.policy.scheduler import MicroBatcher
 from bot.policy.tally import SECONDS, Tally
-from bot.policy.threads import OneThread, yield_to_others
+from bot.policy.threads import use_threads, yield_to_others
 from bot.policy.types import ActRequest, Choice, Lease, TextDelta, TextRequest, WriterStats
 from bot.policy.voice import Voice, WriterOptions
 from bot.policy.weights import VersionFiles, read_version
@@ -73,9 +73,9 @@ class Engine:
         self._load_causal = load_causal
         self._writing = writing or WriterOptions()
         self._voice: Voice | None = None
-        self._encoder_thread = OneThread("encoder", act_threads)
+        self._encoder_thread = ThreadPoolExecutor(1, "encoder", use_threads, (act_threads,))
         # A causal part that also scores acts has one owner: two threads in one model would mix their adapters.
-        self._causal_thread = self._encoder_thread if model.causal is not None else OneThread("causal")
+        self._causal_thread = self._encoder_thread if model.causal is not None else ThreadPoolExecutor(1, "causal")
         # Loading, merging and probing a version takes seconds of a core: those who are being written for go before it.
         self._gentle_thread = ThreadPoolExecutor(1, "versions", yield_to_others)
         self._choices = MicroBatcher(self._encoder_thread, self._chooser.choose, max_batch=max_batch)
@@ -325,8 +325,6 @@ class Engine:
             if self._voice is None:
                 loop = asyncio.get_running_loop()
                 self._voice = await loop.run_in_executor(self._causal_thread, self._load_voice)
-                if self._model.causal is None and self._voice.writes_together:
-                    self._encoder_thread.renew(1)  # From now on who writes has the helpers.
             return self._voice
 
     def _thread_of(self, voice: Voice) -> Executor:

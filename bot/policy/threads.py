@@ -10,16 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
 
 import torch
 
 GENTLE_NICENESS = 10
 """Of a thread that yields to others: about a ninth of their share where processors are short."""
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def use_threads(num_threads: int) -> None:
@@ -40,26 +35,3 @@ def yield_to_others() -> None:
         thread = threading.get_native_id()
         now = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, min(19, now + GENTLE_NICENESS))
-
-
-class OneThread(Executor):
-    """An executor of one thread at a time, which can be replaced by one with other helpers."""
-
-    def __init__(self, name: str, num_threads: int = 0) -> None:
-        """`num_threads`: torch's, for the thread; 0: torch's default."""
-        self._name = name
-        self._inner = ThreadPoolExecutor(1, name, use_threads, (num_threads,))
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Behind all that was submitted before."""
-        return self._inner.submit(fn, *args, **kwargs)
-
-    def renew(self, num_threads: int) -> None:
-        """Another thread does what is submitted from now on. It begins when the one before has done the rest and is gone,
-        and its helpers with it."""
-        before, self._inner = self._inner, ThreadPoolExecutor(1, self._name, use_threads, (num_threads,))
-        self._inner.submit(before.shutdown)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As every executor's."""
-        self._inner.shutdown(wait, cancel_futures=cancel_futures)

@@ -193,11 +193,7 @@ async def test_a_reply_begins_while_another_version_is_being_loaded(rig: Rig) ->
 
 
 async def choose_under(rig: Rig, version: str | None = None, seed: int = 0) -> Any:
-    return await choose_of(rig.engine, version, seed)
-
-
-async def choose_of(engine: Engine, version: str | None = None, seed: int = 0) -> Any:
-    async with engine.lease(version) as lease:
+    async with rig.engine.lease(version) as lease:
         return await lease.choose(ask(seed))
 
 
@@ -715,17 +711,6 @@ async def test_the_writer_is_loaded_once_when_first_needed(rig: Rig) -> None:
         await write_under(silent)
     await engine.close()
     await silent.close()
-
-
-async def test_who_chooses_gives_its_helpers_to_who_writes_with_the_first_generated_reply(rig: Rig) -> None:
-    """Choices go on as before, in a thread of one. The control: until then the thread has what it was given."""
-    engine = rig.another_engine(act_threads=3)
-    before = await choose_of(engine)
-    assert engine._encoder_thread.submit(torch.get_num_threads).result() == 3
-    await write_under(engine)
-    assert engine._encoder_thread.submit(torch.get_num_threads).result() == 1
-    assert (await choose_of(engine)).logprobs == pytest.approx(before.logprobs, abs=1e-5)
-    await engine.close()
 
 
 async def test_a_closed_engine_says_so(rig: Rig) -> None:

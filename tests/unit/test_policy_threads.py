@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from bot.policy.threads import OneThread, use_threads
+from bot.policy.threads import use_threads
 
 
 @pytest.fixture(autouse=True)
@@ -51,19 +51,3 @@ def test_without_it_the_last_who_asks_decides_for_all_that_have_not_looked_yet()
     others_asked.set()
     thread.join()
     assert seen == [2]
-
-
-def test_a_renewed_thread_begins_when_the_one_before_has_done_the_rest() -> None:
-    """What was submitted before comes first, by the old thread; then the new one, with its own number."""
-    worker, go_on, done = OneThread("worker", 3), threading.Event(), list[str]()
-    old = worker.submit(lambda: go_on.wait(60) and threading.get_ident())
-    worker.submit(done.append, "before")
-    worker.renew(1)
-    new = worker.submit(threading.get_ident)
-    worker.submit(done.append, "after")
-    assert not new.done()
-    go_on.set()
-    assert old.result() != new.result()
-    assert worker.submit(torch.get_num_threads).result() == 1
-    worker.shutdown()
-    assert done == ["before", "after"]
