@@ -187,9 +187,9 @@ class Turns:
     Those who wait are served address by address, within an address person by person, and a person's own in order: who
     asks a thousand things delays whoever comes from elsewhere by one turn. The hasty wait until nobody else does, and for
     a gap: one of them begins when nothing is beginning, or when none of them has begun for `longest_gap_s`; of the same
-    address the next one `address_gap_s` later, so that others who come meanwhile rarely find the server at work. That is
-    waived while there are no others: none of the calm has begun for a second. They hold
-    a share of the places, and one more than there are while they have none. `clock` is monotonic seconds.
+    address the next one `address_gap_s` later, so that others who come meanwhile rarely find the server at work; while
+    there are no others (none of the calm has begun for a second), at once. They hold a share of the places, and one more
+    than there are while they have none. `clock` is monotonic seconds.
     """
 
     def __init__(

@@ -290,7 +290,7 @@ class Engine:
                 if voice is not None:
                     await loop.run_in_executor(self._thread_of(voice), voice.hang_in, version, files)
                 await loop.run_in_executor(self._encoder_thread, self._chooser.hang_in, version, files)
-            except Exception:
+            except Exception:  # Whatever it was, it is raised again; nothing half hung in may stay.
                 await asyncio.gather(*self._drop_later(version))
                 raise
             self._loaded[version] = files
