@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 # One torch thread for each test process: two processes with two threads each are slower on two cores.
 JOBS ?= 2
 TESTS ?= tests
+# The order of the tests and Hypothesis's examples: the same in every run, so that CI judges the change and not its luck.
+SEED ?= 1
 # A newer torch, or one chosen by a range, brings gigabytes of CUDA; this one is installed first and then kept.
 TORCH := $(shell grep -E '^torch==' constraints.txt)
 
@@ -31,7 +33,8 @@ run: setup ## open the product: chat, operator and studio, with the learner at w
 	$(BIN)/rejoinder up --profile demo --open
 
 test: setup ## all tests that this machine can run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not gpu' $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not gpu' \
+	  --randomly-seed=$(SEED) --hypothesis-seed=$(SEED) $(TESTS)
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(TESTS)

@@ -1,8 +1,9 @@
-"""One Chromium and one running product for all browser tests; each test gets a person of its own (a fresh profile)."""
+"""One Chromium a module; each test gets a running product and persons (fresh profiles) of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, sync_playwright
@@ -25,17 +26,11 @@ FIRST_PAGE_MS = 90_000
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    with running_product(tmp_path_factory.mktemp("product")) as product:
-        yield product
-
-
 @pytest.fixture
-def product(running: Product) -> Product:
-    """The running product, as new."""
-    running.reset()
-    return running
+def product(tmp_path: Path) -> Iterator[Product]:
+    """Of this test alone: under a random order, what one test leaves in a shared one fails another."""
+    with running_product(tmp_path / "product") as product:
+        yield product
 
 
 @pytest.fixture(scope="module")

@@ -115,15 +115,6 @@ class Product:
         """Fills rate limits up again."""
         self.rig.ticks.now += seconds
 
-    def reset(self) -> None:
-        """As new, for the next test; conversations stay."""
-        self.mend_wire()
-        self.script(*DEFAULT_TOKENS)
-        self.publish("v000001")
-        self.ask_for_ratings(False)
-        self._call(setattr, self.rig.policy, "_steps", None)
-        self.pass_time(3600)
-
     def _call(self, function: Callable[..., object], *args: object) -> None:
         async def run() -> None:
             function(*args)
@@ -155,6 +146,7 @@ async def _serve(rig: Rig, shop: ShopSite, started: list[Product], ready: thread
     wire = Wire()
     await wire.open()
     mount(rig.app, assistant="Bea")
+    rig.policy.champion = "v000001"
     async with live(rig.app) as server:
         wire.target = server.port
         shop.product = f"http://127.0.0.1:{wire.port}"

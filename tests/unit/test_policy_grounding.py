@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bot.policy.adapted import BASE
@@ -193,14 +193,19 @@ def test_special_and_broken_tokens_are_never_written() -> None:
 
 
 @settings(max_examples=15, deadline=None)
+@example(seed=679615094, source="A transfer of £10.50 or £100 is free.")  # cut at "£10."
 @given(seed=st.integers(0, 2**32), source=st.sampled_from(["A transfer of £10.50 or £100 is free.", "In 5 days."]))
 def test_a_model_that_writes_at_random_invents_nothing(seed: int, source: str, writer: CausalPart) -> None:
-    """The same through a real model, tokenizer and decoder, at a temperature that flattens everything."""
+    """The same through a real model, tokenizer and decoder, at a temperature that flattens everything.
+
+    Where the cap cuts an amount ("£10." of "£10.50") the end is left odd: such a reply is never kept, see `bot.session`.
+    """
     prompt = '[["system", "Facts: £10.50, £20, 7 days"], ["user", "what does it cost?"]]'
     request = TextRequest(prompt, (source,), seed, max_tokens=40, temperature=5.0)
     generated = list(writer.write(request, BASE))[-1].generated
     assert generated is not None
-    assert all(generated.text.endswith(odd) for odd in ungrounded(generated.text, [source]))
+    whole = generated.text.rstrip(".,:/-")
+    assert all(whole.endswith(odd) for odd in ungrounded(generated.text, [source]))
 
 
 @pytest.fixture(scope="module")
