@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from bot.conversation import Message
-from tests.browser.chat_page import ask, replies, say
+from tests.browser.chat_page import ask, conversation_of, replies, say
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
 
@@ -240,6 +240,33 @@ def test_quick_replies_are_buttons_that_speak(visit: Visit, product: Product) ->
     page.get_by_role("button", name="Debit").click()
     expect(page.locator(".rj-user .rj-plain")).to_have_text("Debit")
     expect(page.get_by_role("button", name="Credit")).to_have_count(0)
+
+
+def test_a_pressed_quick_reply_stays_what_was_on_its_button(new_visit: Callable[..., Visit], product: Product) -> None:
+    """At once, in the other tab, after a reload and in another language; what was sent is the reply's own text."""
+    visit = new_visit(locale="zh-CN")
+    page, other = visit.chat(), visit.chat()
+    conversation_id = conversation_of(page)
+    offer = Message("m_offer_zh", conversation_id, 0, "bot", "Which?", 1000.0, quick_replies=("Yes", "A title"))
+    product.rig.store.add_reply(offer, None)
+    page.reload()
+    other.reload()
+    expect(other.locator(".rj-quick")).to_have_text(["是", "A title"])
+    page.locator(".rj-quick", has_text="是").click()
+    for tab in (page, other):
+        expect(tab.locator(".rj-user .rj-plain")).to_have_text(["是"])
+        expect(tab.get_by_role("button", name="修改此问题")).to_have_count(0)
+        expect(replies(tab)).to_have_count(1)
+    page.get_by_label("您的消息").fill("Yes")
+    page.keyboard.press("Enter")
+    expect(replies(page)).to_have_count(2)
+    page.reload()
+    expect(page.locator(".rj-user .rj-plain")).to_have_text(["是", "Yes"])
+    sent = [line.text for line in product.rig.store.messages(conversation_id) if line.role == "user"]
+    assert sent == ["Yes", "Yes"]
+    page.evaluate("localStorage.setItem('rejoinder.language', '\"en\"')")
+    page.reload()
+    expect(page.locator(".rj-user .rj-plain")).to_have_text(["Yes", "Yes"])
 
 
 def test_settings_are_kept_by_the_conversation(visit: Visit) -> None:

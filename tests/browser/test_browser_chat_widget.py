@@ -17,12 +17,12 @@ from tests.hostile import INERT_JS, PAYLOADS
 pytestmark = pytest.mark.browser
 
 
-def open_shop(visit: Visit, address: str) -> Page:
+def open_shop(visit: Visit, address: str, button: str = "Open chat") -> Page:
     """The shop's page with its widget opened."""
     visit.homes.append(address)
     page = visit.context.new_page()
     page.goto(address)
-    page.get_by_role("button", name="Open chat").click()
+    page.get_by_role("button", name=button).click()
     return page
 
 
@@ -40,6 +40,23 @@ def test_a_named_site_has_the_whole_chat(visit: Visit, product: Product) -> None
     page.get_by_label("Your message").press("Escape")
     expect(page.get_by_label("Your message")).to_be_hidden()
     expect(page.get_by_role("button", name="Open chat")).to_be_focused()
+
+
+def test_a_pressed_quick_reply_stays_what_was_on_its_button(new_visit: Callable[..., Visit], product: Product) -> None:
+    """In the widget as on the page: a Chinese button, a Chinese bubble, also when the shop's page is opened again."""
+    page = open_shop(new_visit(locale="zh-CN"), product.shop.allowed, "打开聊天")
+    expect(page.locator(".rj-badge b")).to_have_text("v000001")
+    offer = make_message(
+        id="m_offer_widget", conversation_id=conversation_of(page), role="bot", text="?", quick_replies=("No",)
+    )
+    product.rig.store.add_reply(offer, None)
+    page.reload()
+    page.get_by_role("button", name="打开聊天").click()
+    page.locator(".rj-quick", has_text="否").click()
+    expect(replies(page)).to_have_count(1)
+    page.reload()
+    page.get_by_role("button", name="打开聊天").click()
+    expect(page.locator(".rj-user .rj-plain")).to_have_text("否")
 
 
 def test_neither_side_reaches_the_others_looks(visit: Visit, product: Product) -> None:

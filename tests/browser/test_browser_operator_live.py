@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -98,7 +99,8 @@ def test_a_chinese_customer_reads_chinese_through_a_whole_take_over(
     chat.reload()
     expect(chat.locator(".rj-quick")).to_have_text(["转接人工", "A title"])
     chat.locator(".rj-quick", has_text="转接人工").click()
-    expect(chat.locator(".rj-user").last.locator(".rj-plain")).to_have_text("Talk to a person")
+    expect(chat.locator(".rj-user").last.locator(".rj-plain")).to_have_text("转接人工")
+    expect(desk.locator(".od-message.od-user").last.locator(".od-text")).to_have_text("Talk to a person")
     expect(replies(chat)).to_have_count(2)
     desk.locator("body").press("t")
     expect(desk.get_by_label("Your message")).to_be_visible()
@@ -148,6 +150,28 @@ def test_a_correction_is_the_next_answer_and_a_withdrawn_vote_leaves_the_page(bo
     last = desk.locator(".od-step").last
     last.locator("summary").click()
     expect(last.get_by_text("A correction of the same question brought this act to the top.")).to_be_visible()
+
+
+def test_staff_see_where_a_reply_was_cut_as_its_customer_does(both: tuple[Page, Page], product: Product) -> None:
+    """By the same ellipsis, in the operator's transcript and in the studio's; a sentence that ended has none."""
+    chat, desk = both
+    product.rig.replier.stop_reason = "length"
+    ask(chat, "A cobalt question")
+    product.script("Your card ", "is on")
+    ask(chat, "And then?")
+    open_newest(desk, "cobalt")
+    expect(chat.locator(".rj-bot .rj-text").last).to_have_text("Your card is on…")
+    shown = [re.compile(r"by \*\*Friday\*\*\.$"), "Your card is on…"]
+    expect(desk.locator(".od-message.od-bot .od-text").filter(has_text="Your card")).to_have_text(shown)
+    desk.keyboard.press("c")
+    desk.get_by_label("Or the right words").fill("It is in the cobalt box.")
+    desk.get_by_role("button", name="Correct it").click()
+    expect(desk.locator(".od-case")).to_contain_text("in force")
+    desk.goto(f"{product.url}/studio/#knowledge")
+    desk.get_by_role("region", name="Cases").last.get_by_role("row", name="And then?").get_by_role(
+        "button"
+    ).first.click()
+    expect(desk.locator(".st-message.bot .st-said").filter(has_text="Your card")).to_have_text(shown)
 
 
 def test_triage_needs_no_mouse(both: tuple[Page, Page]) -> None:

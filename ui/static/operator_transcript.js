@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { code, faint, percent, pill, signed, table, time, button, statePill } from "./operator_parts.js";
+import { shownText } from "./said.js";
 
 const ROLES = { user: "Customer", bot: "Assistant", operator: "Customer service", system: "Event" };
 const SHOWN_ACTS = 6;
@@ -54,7 +55,7 @@ export class TranscriptView {
     const decisionId = answer.decision_of?.[message.id];
     const decision = decisionId && answer.decisions.find((one) => one.id === decisionId);
     const step = decision ? [this.#step(message, decision, answer)] : [];
-    return el("article", { class: `od-message od-${role}` }, head, el("div", { class: "od-text" }, message.text), ...step);
+    return el("article", { class: `od-message od-${role}` }, head, el("div", { class: "od-text" }, shownText(message)), ...step);
   }
 
   #step(message, decision, answer) {

@@ -1,5 +1,6 @@
 // One conversation in a dialog: who said what, and which rule gave which reward, old ones too.
 
+import { shownText } from "./said.js";
 import { dialog, el, faint, get, mono, nothing, number, pill } from "./studio_kit.js";
 
 /** Opens the dialog. */
@@ -23,7 +24,7 @@ function lines({ messages, decisions = [], rewards = [] }) {
     const step = message.can_vote ? steps.shift() : null;
     const found = step ? rewards.filter((reward) => reward.decision_id === step.id) : [];
     const head = el("p", { class: "st-who" }, message.role, message.act && mono(message.act), message.version && mono(message.version));
-    return el("article", { class: `st-message ${message.role}` }, head, el("p", { class: "st-said" }, message.text), ...found.map(line));
+    return el("article", { class: `st-message ${message.role}` }, head, el("p", { class: "st-said" }, shownText(message)), ...found.map(line));
   });
 }
 

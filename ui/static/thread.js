@@ -2,6 +2,7 @@
 
 import { el, icon, iconButton } from "./dom.js";
 import { renderMarkdown } from "./markdown.js";
+import { pressed, quickLabel, shownText } from "./said.js";
 import { VoteBar } from "./vote.js";
 
 const NEAR_BOTTOM_PX = 120;
@@ -12,6 +13,7 @@ export class Thread {
   #pending = new Map();
   #stream = null;
   #newest = null;
+  #offered = [];
 
   /** `actions`: {vote(id, vote), openArticle(id, title), quickReply(text), retry(clientId), another(id), edit(text),
    * formMoved()}. */
@@ -47,6 +49,7 @@ export class Thread {
 
   clear() {
     this.#newest = null;
+    this.#offered = [];
     this.#entries.clear();
     this.#pending.clear();
     this.#stream = null;
@@ -212,13 +215,20 @@ export class Thread {
     this.list.append(node);
   }
 
+  /** `text`: as it was sent; a quick reply is shown as its button was. */
   #userBubble(text) {
+    const shown = pressed(this.say, this.#offered, text);
+    this.#offered = [];
     const note = el("div", { class: "rj-bubble-note", role: "status" });
-    const bubble = el("div", { class: "rj-bubble" }, el("span", { class: "rj-sr" }, this.say("you") + ": "), el("span", { class: "rj-plain", dir: "auto" }, text));
-    // Shown on the newest question only (chat.css).
+    const bubble = el("div", { class: "rj-bubble" }, el("span", { class: "rj-sr" }, this.say("you") + ": "), el("span", { class: "rj-plain", dir: "auto" }, shown));
+    return { node: el("article", { class: "rj-message rj-user" }, el("div", { class: "rj-said" }, shown === text && this.#editButton(text), bubble), note), note, text };
+  }
+
+  /** Shown on the newest question only (chat.css); on none whose words are not what was sent. */
+  #editButton(text) {
     const edit = iconButton("pencil", this.say("edit"), () => this.actions.edit(text));
     edit.classList.add("rj-edit");
-    return { node: el("article", { class: "rj-message rj-user" }, el("div", { class: "rj-said" }, edit, bubble), note), note, text };
+    return edit;
   }
 
   #replyShell(role) {
@@ -279,22 +289,14 @@ export class Thread {
   }
 
   #offerQuickReplies(message) {
-    const texts = message.quick_replies || [];
-    const buttons = texts.map((text) => el("button", { type: "button", class: "rj-quick", dir: "auto", on: { click: () => this.actions.quickReply(text) } }, this.say(`quick.${text}`, {}, text)));
+    this.#offered = message.quick_replies || [];
+    const buttons = this.#offered.map((text) => el("button", { type: "button", class: "rj-quick", dir: "auto", on: { click: () => this.actions.quickReply(text) } }, quickLabel(this.say, text)));
     this.tail.replaceChildren(...(buttons.length ? [el("div", { class: "rj-quicks", role: "group", aria: { label: this.say("quick.label") } }, buttons)] : []));
   }
 
   #typingDots() {
     return el("div", { class: "rj-typing", hidden: true, role: "status", aria: { label: this.say("typing") } }, el("i"), el("i"), el("i"));
   }
-}
-
-const ENDED = /(?:^|[.!?…:。！？])["'’”»)\]*_\x60]*\s*$/u;
-
-/** A reply that was cut in the middle of a sentence says so; one that its person stopped has a note for that. */
-export function shownText(message) {
-  const isCut = ["length", "deadline", "repetition"].includes(message.stop_reason) && !ENDED.test(message.text);
-  return isCut ? message.text.trimEnd() + "…" : message.text;
 }
 
 /** Replies that the policy chose can be rated; a server that does not say marks them by their version. */
