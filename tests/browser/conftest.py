@@ -59,7 +59,7 @@ class Visit:
     def open(self, path: str = "/") -> Page:
         """A tab at `path`."""
         page = self.context.new_page()
-        page.goto(self.home + path)
+        page.goto(self.home + path, timeout=FIRST_PAGE_MS)
         return page
 
     def chat(self) -> Page:

@@ -86,6 +86,77 @@ def test_whoever_must_sign_in_again_comes_back_to_where_they_were(
     expect(page.locator(".od-message.od-user", has_text="heliotrope")).to_be_visible()
 
 
+def test_filters_and_words_that_were_not_sent_outlive_a_session(
+    new_visit: Callable[..., Visit], product: Product
+) -> None:
+    """The filter, the reply with its tick, and a note, in this tab alone; once sent, the words are gone."""
+    name, staff = hired(product, "operator"), product.rig.app.state.service.staff
+    ask(new_visit().chat(), "A sienna question").get_by_role("button", name="Bad reply").click()
+    visit = new_visit(viewport={"width": 1440, "height": 900})
+    page = visit.open("/operator")
+    enter(page, name)
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Thumb").select_option("down")
+    open_newest(page, "sienna")
+    page.keyboard.press("t")
+    field = page.get_by_label("Your message")
+    field.fill("Half a sen")
+    page.get_by_label("Teach the bot this answer").check()
+    page.get_by_role("button", name="Write a note").click()
+    page.get_by_label("Only the staff sees it").fill("half a note")
+    staff.change(LOCAL, name, role="admin")
+    expect(page.get_by_label("Operator key")).to_be_visible()
+
+    enter(page, name)
+    expect(field).to_have_value("Half a sen")
+    expect(page.get_by_label("Teach the bot this answer")).to_be_checked()
+    page.get_by_role("button", name="Filters").click()
+    expect(page.get_by_label("Thumb")).to_have_value("down")
+    page.get_by_role("button", name="Write a note").click()
+    expect(page.get_by_label("Only the staff sees it")).to_have_value("half a note")
+    page.get_by_role("button", name="Cancel").click()
+    beside = visit.open(f"/operator/?{page.url.partition('?')[2]}")
+    expect(beside.get_by_label("Your message")).to_have_value("")
+    field.fill("A whole sentence.")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator(".od-message.od-operator")).to_contain_text("A whole sentence.")
+    expect(field).to_have_value("")
+    page.reload()
+    expect(field).to_have_value("")
+
+
+def test_what_one_account_left_unsent_is_no_other_accounts(new_visit: Callable[..., Visit], product: Product) -> None:
+    """Neither its words nor its search, though both sign in in one tab; and signing out leaves nothing to oneself."""
+    names, staff = (hired(product, "operator"), hired(product, "operator")), product.rig.app.state.service.staff
+    ask(new_visit().chat(), "A carmine question")
+    page = new_visit(viewport={"width": 1440, "height": 900}).open("/operator")
+    enter(page, names[0])
+    search = page.get_by_label("Search", exact=True)
+    search.fill("carmine")
+    search.press("Enter")
+    expect(page.locator(".od-row mark")).to_have_text("carmine")
+    open_newest(page, "carmine")
+    page.keyboard.press("t")
+    page.get_by_label("Your message").fill("Not for Ben")
+    staff.change(LOCAL, names[0], role="admin")
+    expect(page.get_by_label("Operator key")).to_be_visible()
+    kept = "Object.values(sessionStorage).join()"
+    assert "Not for Ben" in page.evaluate(kept)
+
+    enter(page, names[1])
+    expect(page.locator(".od-message.od-user", has_text="carmine")).to_be_visible()
+    expect(search).to_have_value("")
+    assert "Not for Ben" not in page.evaluate(kept)
+    search.fill("carmine")
+    search.press("Enter")
+    expect(page.locator(".od-row mark")).to_have_text("carmine")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Operator key")).to_be_visible()
+    assert page.evaluate(kept) == ""
+    enter(page, names[1])
+    expect(search).to_have_value("")
+
+
 def test_a_reply_is_kept_as_a_macro_and_used_again(new_visit: Callable[..., Visit]) -> None:
     """It fills the field, to be changed before it is sent; the customer reads it."""
     chat, name = new_visit().chat(), f"post{secrets.token_hex(4)}"

@@ -156,9 +156,9 @@ def test_staff_see_where_a_reply_was_cut_as_its_customer_does(both: tuple[Page, 
     """By the same ellipsis, in the operator's transcript and in the studio's; a sentence that ended has none."""
     chat, desk = both
     product.rig.replier.stop_reason = "length"
-    ask(chat, "A cobalt question")
+    ask(chat, "A first question")
     product.script("Your card ", "is on")
-    ask(chat, "And then?")
+    ask(chat, "A cobalt question")
     open_newest(desk, "cobalt")
     expect(chat.locator(".rj-bot .rj-text").last).to_have_text("Your card is on…")
     shown = [re.compile(r"by \*\*Friday\*\*\.$"), "Your card is on…"]
@@ -168,7 +168,7 @@ def test_staff_see_where_a_reply_was_cut_as_its_customer_does(both: tuple[Page, 
     desk.get_by_role("button", name="Correct it").click()
     expect(desk.locator(".od-case")).to_contain_text("in force")
     desk.goto(f"{product.url}/studio/#knowledge")
-    desk.get_by_role("region", name="Cases").last.get_by_role("row", name="And then?").get_by_role(
+    desk.get_by_role("region", name="Cases").last.get_by_role("row", name="A cobalt question").get_by_role(
         "button"
     ).first.click()
     expect(desk.locator(".st-message.bot .st-said").filter(has_text="Your card")).to_have_text(shown)

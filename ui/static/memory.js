@@ -4,7 +4,7 @@ const CHAT = "rejoinder.chat";
 const OUTBOX = "rejoinder.outbox";
 const LANGUAGE = "rejoinder.language";
 
-function read(storage, key) {
+export function readKept(storage, key) {
   try {
     return JSON.parse(storage().getItem(key) || "null");
   } catch {
@@ -12,7 +12,7 @@ function read(storage, key) {
   }
 }
 
-function write(storage, key, value) {
+export function writeKept(storage, key, value) {
   try {
     if (value === null) storage().removeItem(key);
     else storage().setItem(key, JSON.stringify(value));
@@ -22,15 +22,15 @@ function write(storage, key, value) {
 }
 
 const local = () => window.localStorage;
-const session = () => window.sessionStorage;
+export const session = () => window.sessionStorage;
 
 /** `{conversation_id, token}` shared by all tabs, or `{}`. */
 export function loadChat() {
-  return read(local, CHAT) || {};
+  return readKept(local, CHAT) || {};
 }
 
 export function saveChat(chat) {
-  write(local, CHAT, chat);
+  writeKept(local, CHAT, chat);
 }
 
 /** Calls back with the new `{conversation_id, token}` when another tab changed it. */
@@ -42,11 +42,11 @@ export function onChatChanged(listener) {
 
 /** The language that was chosen here, or "". */
 export function loadLanguage() {
-  return read(local, LANGUAGE) || "";
+  return readKept(local, LANGUAGE) || "";
 }
 
 export function saveLanguage(language) {
-  write(local, LANGUAGE, language);
+  writeKept(local, LANGUAGE, language);
 }
 
 /** Frames sent and not acknowledged, in order; they survive a reload of this tab. */
@@ -57,7 +57,7 @@ export class Outbox {
   /** Frames belong to one conversation: another one starts empty. */
   open(conversationId) {
     if (conversationId === this.#conversationId) return;
-    const saved = read(session, OUTBOX);
+    const saved = readKept(session, OUTBOX);
     const kept = saved && saved.conversation_id === conversationId ? saved.frames : [];
     const early = this.#conversationId ? [] : [...this.#frames];
     this.#conversationId = conversationId;
@@ -84,10 +84,10 @@ export class Outbox {
   clear() {
     this.#frames.clear();
     this.#conversationId = "";
-    write(session, OUTBOX, null);
+    writeKept(session, OUTBOX, null);
   }
 
   #save() {
-    write(session, OUTBOX, { conversation_id: this.#conversationId, frames: [...this.#frames] });
+    writeKept(session, OUTBOX, { conversation_id: this.#conversationId, frames: [...this.#frames] });
   }
 }

@@ -2,9 +2,11 @@
 
 import { el, newId } from "./dom.js";
 import { call, conversationPath, Live, openedBefore, query, read, rememberOpen } from "./operator_api.js";
-import { correctReply, draftArticle, showKeys } from "./operator_dialogs.js";
+import { Composer } from "./operator_composer.js";
+import { correctReply, draftArticle, showKeys, writeNote } from "./operator_dialogs.js";
 import { List } from "./operator_list.js";
-import { ask, button, code, faint, field, percent, pill, select, show, statePill } from "./operator_parts.js";
+import { DeskMemory, forgetDesk } from "./operator_memory.js";
+import { ask, button, code, faint, field, pill, show, statePill } from "./operator_parts.js";
 import { reviewPairs } from "./operator_pairs.js";
 import { people } from "./operator_people.js";
 import { drawSide, TranscriptView } from "./operator_transcript.js";
@@ -18,8 +20,7 @@ class Desk {
     this.rows = [];
     this.next = null;
     this.openId = null;
-    this.draftOf = null;
-    this.list = new List({ filter: () => this.#reload(), open: (id) => this.#open(id), more: () => this.#more(), save: (name, filter) => this.#save(name, filter), forget: (name) => this.#forget(name) });
+    this.list = new List({ filter: () => this.#filter(), open: (id) => this.#open(id), more: () => this.#more(), save: (name, filter) => this.#save(name, filter), forget: (name) => this.#forget(name) });
     this.transcript = new TranscriptView({
       why: (id) => read(`v1/decisions/${encodeURIComponent(id)}/why`).catch(() => null),
       correct: (message) => this.#correct(message),
@@ -29,12 +30,12 @@ class Desk {
       article: (id) => this.#article(id),
     });
     this.head = el("header", { class: "od-head" });
-    this.composer = el("footer", { class: "od-composer" });
+    this.composer = new Composer({ takeOver: () => this.#takeOver(), handBack: () => this.#handBack(), sent: () => this.#refresh(), tell: (words, isProblem) => this.#tell(words, isProblem) });
     this.side = el("aside", { class: "od-side", aria: { label: "About this conversation" } });
     this.toast = el("div", { class: "od-toast", role: "status", hidden: true });
     this.lamp = el("span", { class: "od-lamp", role: "status" });
     this.who = el("span", { class: "od-me" });
-    this.main = el("section", { class: "od-middle", aria: { label: "Conversation" } }, this.head, this.transcript.node, this.composer);
+    this.main = el("section", { class: "od-middle", aria: { label: "Conversation" } }, this.head, this.transcript.node, this.composer.node);
     this.body = el("div", { class: "od-body" }, this.list.node, this.main, this.side);
     root.replaceChildren(this.#bar(), this.body, this.toast);
     document.addEventListener("keydown", (event) => this.#onKey(event));
@@ -51,6 +52,7 @@ class Desk {
     this.people = button("People", () => people().catch((error) => this.#tell(error.message, true)), { tone: "quiet", hidden: true });
     const out = async () => {
       const ended = await call("DELETE", "v1/session");
+      forgetDesk();
       location.assign(ended?.provider_url ?? "../login");
     };
     return el("nav", { class: "od-top", aria: { label: "Pages" } }, el("span", { class: "od-brand" }, "Rejoinder"), link("Conversations", "./", true), this.studio, link("Chat", "../"), el("span", { class: "od-spring" }), this.lamp, this.who, this.people, button("Compare", () => this.#pairs(), { tone: "quiet", keys: "p" }), button("Keys", showKeys, { tone: "quiet", keys: "?" }), button("Sign out", out, { tone: "quiet" }));
@@ -63,6 +65,8 @@ class Desk {
       this.studio.hidden = this.me.role === "operator";
       this.people.hidden = this.me.role !== "admin";
       this.who.textContent = `${this.me.name} · ${this.me.role}`;
+      this.memory = new DeskMemory(this.me.name);
+      if (this.memory.list) this.list.restore(this.memory.list.filter, this.memory.list.chosen);
       await this.#reload();
       await this.#facets();
       await this.#open(openedBefore());
@@ -89,6 +93,11 @@ class Desk {
   }
 
   // --- the list -----------------------------------------------------------------------------------------------------
+  #filter() {
+    this.memory?.keepList({ filter: this.list.filter, chosen: this.list.chosen });
+    return this.#reload();
+  }
+
   async #reload() {
     const asked = (this.asked = (this.asked ?? 0) + 1);
     const limit = Math.min(Math.max(this.rows.length, PAGE), 200);
@@ -134,7 +143,6 @@ class Desk {
     this.openId = id;
     rememberOpen(id);
     this.shown = null;
-    this.draftOf = null;
     this.body.classList.remove("aside");
     this.body.classList.add("reading");
     this.list.mark(id);
@@ -151,9 +159,8 @@ class Desk {
     this.live?.look(null);
     this.transcript.clear();
     this.head.replaceChildren();
-    this.composer.replaceChildren();
+    this.composer.clear();
     this.side.replaceChildren();
-    this.composerFor = null;
   }
 
   async #refresh() {
@@ -165,7 +172,7 @@ class Desk {
       this.shown = answer;
       this.transcript.draw(answer, this.canAct);
       this.#drawHead();
-      this.#drawComposer();
+      if (this.canAct) this.composer.draw(id, answer.desk, this.me.name, this.memory);
       drawSide(this.side, answer, { tag: () => this.#tag(), untag: (tag) => this.#mark({ remove_tag: tag }), note: () => this.#note(), back: () => this.#toggleAbout() }, this.canAct);
     } catch (error) {
       this.#tell(error.message, true);
@@ -193,88 +200,6 @@ class Desk {
   #toggleAbout() {
     const isOpen = this.body.classList.toggle("aside");
     this.body.querySelector(isOpen ? ".od-side .od-about" : ".od-head .od-about")?.focus();
-  }
-
-  #drawComposer() {
-    const { desk } = this.shown;
-    const speaking = desk.status === "person" && desk.assignee === this.me.name;
-    const wanted = `${this.openId}:${desk.status}:${desk.assignee}`;
-    if (!this.canAct || wanted === this.composerFor) return;
-    this.composerFor = wanted;
-    if (!speaking) {
-      const words = {
-        person: `${desk.assignee} is speaking with the customer.`,
-        waiting: "The customer waits for a person; until then the assistant answers. Take over to speak yourself.",
-        resolved: "Closed. It opens again when the customer writes, or when you take over.",
-      }[desk.status] ?? "The assistant answers. Take over to speak yourself: it is silent until you hand back.";
-      this.composer.replaceChildren(faint(words), button(desk.status === "person" ? "Take over from them" : "Take over", () => this.#takeOver(), { tone: "primary", keys: "t" }));
-      return;
-    }
-    this.field = el("textarea", { class: "od-input", rows: 3, maxLength: 4000, placeholder: "Write to the customer. Ctrl+Enter sends.", aria: { label: "Your message" } });
-    this.field.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#send();
-      if (event.key === "Escape") this.field.blur();
-    });
-    this.teach = el("input", { type: "checkbox" });
-    const macros = select([["", "Macros"]], "", (name) => {
-      if (name) this.#fill(this.macros[name]);
-      macros.value = "";
-    });
-    macros.setAttribute("aria-label", "Macros");
-    this.#macros(macros);
-    const keep = button("Keep as macro", () => this.#keepMacro(macros), { tone: "small" });
-    this.composer.replaceChildren(
-      this.field,
-      el("div", { class: "od-tools" }, button("Send", () => this.#send(), { tone: "primary" }), button("Draft by the bot", () => this.#suggest()), macros, keep, el("label", { class: "od-check" }, this.teach, "Teach the bot this answer"), el("span", { class: "od-spring" }), button("Hand back to the bot", () => this.#turn("handback", "The assistant answers again."), { keys: "h" })),
-    );
-  }
-
-  async #macros(node) {
-    this.macros = await read("v1/macros").catch(() => ({}));
-    node.replaceChildren(el("option", { value: "" }, "Macros"), ...Object.keys(this.macros).map((name) => el("option", { value: name }, name)));
-  }
-
-  async #keepMacro(node) {
-    const text = this.field.value.trim();
-    if (!text) return this.#tell("Write the reply first, then keep it.", true);
-    const name = el("input", { class: "od-input", required: true, maxLength: 60 });
-    await ask("Keep this reply for everybody", [field("Name", name), el("blockquote", {}, text)], "Keep", () => call("PUT", `v1/macros/${encodeURIComponent(name.value.trim())}`, { text }));
-    this.#macros(node);
-  }
-
-  #fill(text) {
-    this.field.value = text;
-    this.field.focus();
-  }
-
-  async #suggest() {
-    try {
-      const found = await call("POST", conversationPath(this.openId, "/suggest"));
-      if (!found.text) return this.#tell(`The bot would do ${found.act}: it has no words for it.`);
-      this.draftOf = { act: found.act, text: found.text };
-      this.#fill(found.text);
-      this.#tell(`Draft: ${found.act}, ${percent(found.probability)}. Sent as it is, it teaches nothing; edited, it can.`);
-    } catch (error) {
-      this.#tell(error.message, true);
-    }
-  }
-
-  async #send() {
-    const text = this.field.value.trim();
-    if (!text) return;
-    // The same words sent again are one message; other words are another.
-    if (this.sending?.id !== this.openId || this.sending.text !== text) this.sending = { id: this.openId, text, key: newId() };
-    try {
-      const said = await call("POST", conversationPath(this.openId, "/say"), { key: this.sending.key, text, teach: this.teach.checked, draft: this.draftOf });
-      this.sending = null;
-      this.draftOf = null;
-      this.field.value = "";
-      this.#tell(said.case_id ? "Sent, and the bot knows it from now on." : this.teach.checked ? "Sent. The bot's own words, unedited, teach it nothing." : "Sent.");
-      this.teach.checked = false;
-      this.#refresh();
-    } catch (error) {
-      this.#tell(error.message, true);
-    }
   }
 
   // --- what one does with it --------------------------------------------------------------------------------------------
@@ -312,7 +237,7 @@ class Desk {
     const { assignee, status } = this.shown.desk;
     const theirs = assignee && assignee !== this.me.name;
     const take = () => call("POST", conversationPath(this.openId, "/takeover"), { force: Boolean(theirs) });
-    if (!theirs) return (await this.#do(take, "You are speaking now; the customer was told.")) && this.field?.focus();
+    if (!theirs) return (await this.#do(take, "You are speaking now; the customer was told.")) && this.composer.focus();
     const words = status === "person" ? "They are speaking with the customer now." : "They have claimed it.";
     if (await ask(`Take over from ${assignee}?`, [faint(words)], "Take over", take)) await this.#do(async () => {}, "You are speaking now.");
   }
@@ -321,23 +246,26 @@ class Desk {
     return this.#do(() => call("POST", conversationPath(this.openId, `/${what}`)), done);
   }
 
+  #handBack() {
+    return this.#turn("handback", "The assistant answers again.");
+  }
+
   async #tag() {
     const input = el("input", { class: "od-input", required: true, maxLength: 40 });
     if (await ask("Add a tag", [field("Tag", input)], "Add", () => call("PATCH", conversationPath(this.openId), { add_tag: input.value.trim() }))) await this.#do(() => this.#facets());
   }
 
   async #note() {
-    const input = el("textarea", { class: "od-input", rows: 4, required: true, maxLength: 4000 });
-    if (await ask("Write a note", [field("Only the staff sees it", input)], "Keep", () => call("POST", conversationPath(this.openId, "/notes"), { text: input.value }))) await this.#do(async () => {});
+    if (await writeNote(this.openId, this.memory)) await this.#do(async () => {});
   }
 
   async #correct(message) {
     this.acts ??= await read("v1/acts");
-    if (await correctReply(message, this.acts)) await this.#do(async () => {}, "In force: the same question is answered so from now on.");
+    if (await correctReply(message, this.acts, this.memory)) await this.#do(async () => {}, "In force: the same question is answered so from now on.");
   }
 
   async #missing(message) {
-    if (await draftArticle(message)) this.#tell("The draft is kept with the question.");
+    if (await draftArticle(message, this.memory)) this.#tell("The draft is kept with the question.");
   }
 
   async #article(id) {
@@ -356,8 +284,8 @@ class Desk {
     const always = { j: () => this.#open(this.list.beside(this.openId, 1)), k: () => this.#open(this.list.beside(this.openId, -1)), "/": () => this.list.search.focus(), "?": showKeys, p: () => this.#pairs(), Escape: () => this.#close() };
     const onOne = { Enter: () => event.target.closest?.("button, summary, a") ? null : this.transcript.node.focus(), o: () => this.#toggleLast(), i: () => this.#toggleAbout() };
     const acting = {
-      a: () => this.#claim(), t: () => this.#takeOver(), h: () => this.#turn("handback", "The assistant answers again."), e: () => this.#turn("resolve", "Resolved."),
-      z: () => this.#snooze(), f: () => this.#mark({ flagged: !this.shown.desk.flagged }), "#": () => this.#tag(), n: () => this.#note(), c: () => this.#correctLast(), r: () => this.field?.isConnected && this.field.focus(),
+      a: () => this.#claim(), t: () => this.#takeOver(), h: () => this.#handBack(), e: () => this.#turn("resolve", "Resolved."),
+      z: () => this.#snooze(), f: () => this.#mark({ flagged: !this.shown.desk.flagged }), "#": () => this.#tag(), n: () => this.#note(), c: () => this.#correctLast(), r: () => this.composer.focus(),
     };
     const action = always[event.key] ?? (this.shown && (onOne[event.key] ?? (this.canAct && acting[event.key])));
     if (!action) return;

@@ -144,20 +144,21 @@ export class List {
   #savedParts() {
     const kept = select([["", "Saved filters"], ...this.saved.map(({ name }) => [name, name])], "", (name) => {
       const found = this.saved.find((one) => one.name === name);
-      if (found) this.#restore(found.filter, found.name);
+      if (found) this.restore(found.filter, found.name);
     });
     kept.value = this.chosen;
     kept.setAttribute("aria-label", "Saved filters");
     kept.dataset.name = "saved";
     const name = this.saveName;
-    const clear = button("Clear", () => this.#restore({}));
+    const clear = button("Clear", () => this.restore({}));
     const forget = this.chosen && button("Remove", () => this.on.forget(this.chosen), { aria: { label: `Remove the filter ${this.chosen}` } });
     const keep = button("Save", () => name.value.trim() && this.on.save(name.value.trim(), this.filter));
     const exports = ["csv", "jsonl"].map((format) => el("a", { class: "od-button", href: absolute(`v1/inbox/export?${query({ ...this.filter, format })}`), download: `conversations.${format}` }, `Export ${format.toUpperCase()}`));
     return [kept, forget, name, keep, clear, ...exports].filter(Boolean);
   }
 
-  #restore(filter, name = "") {
+  /** A filter as it was kept or saved, by its name if it has one. */
+  restore(filter, name = "") {
     this.chosen = name;
     this.filter = { ...EMPTY, ...filter };
     this.view = VIEWS.find(([, , wanted]) => (wanted.view ?? "") === this.filter.view && (wanted.assignee ?? "") === this.filter.assignee)?.[0] ?? "all";

@@ -1,6 +1,7 @@
 // The studio: three pages behind tabs, all talking to `/v1` with the operator's session. This file only connects them.
 
 import { el } from "./dom.js";
+import { forgetDesk } from "./operator_memory.js";
 import { KnowledgePage } from "./studio_knowledge.js";
 import { LearningPage } from "./studio_learning.js";
 import { RulesPage } from "./studio_rules.js";
@@ -29,6 +30,7 @@ class Studio {
 
   async #signOut() {
     const ended = await fetch("../v1/session", { method: "DELETE" }).then((answer) => (answer.status === 200 ? answer.json() : null));
+    forgetDesk();
     location.assign(ended?.provider_url ?? "../login");
   }
 
