@@ -57,6 +57,8 @@ class FakeVllm:
         """What it says of its own health."""
         self.faults: list[str] = []
         """Of the next streams, one each: `500` before a word, `error` or `cut` after the first."""
+        self.says: list[str] = []
+        """Of the next streams, one each: the event that it begins with, and ends after."""
         self.breaks_scores = False
         """Whether it fails whenever it is asked for log-probabilities by an adapter."""
         self.bodies: list[dict[str, Any]] = []
@@ -135,6 +137,9 @@ class FakeVllm:
         return {"choices": [{"logprobs": {"top_logprobs": [top]}}]}
 
     async def _stream(self, body: dict[str, Any], fault: str = "") -> AsyncIterator[str]:
+        if self.says:
+            yield f"data: {self.says.pop(0)}\n\n"
+            return
         for count, token_id in enumerate(self.reply):
             if fault and count == 1:
                 if fault == "error":

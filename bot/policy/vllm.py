@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -34,6 +35,8 @@ LONGEST_WAIT_S = 15.0
 """Between two attempts to reach a server that is gone."""
 MOST_BROKEN = 3
 """Requests in a row that a server which calls itself well may fail."""
+ROUNDING = 1e-4
+"""Nats above 0 that a softmax in fp32 may come to."""
 
 
 class VllmPolicy:
@@ -296,16 +299,22 @@ class _Reply:
         self._num_shown = 0
 
     def add(self, piece: Piece) -> str:
-        """The text that a piece adds. Raises ModelError for words that the mask forbids: nobody may see them."""
+        """The text that a piece adds. Raises ModelError for words that the mask forbids: nobody may see them; RequestBroken for
+        what no server can have sampled: it would be learned from."""
         if len(piece.token_ids) != len(piece.logprobs):
-            raise ModelError(f"vLLM: expected a log-probability for each token, got {piece}")
+            raise RequestBroken(f"vLLM: expected a log-probability for each token, got {piece}")
         for token_id, logprob in zip(piece.token_ids, piece.logprobs, strict=True):
-            if not self._allowed.after(self._token_ids)[token_id]:
+            allowed_V = self._allowed.after(self._token_ids)
+            if not 0 <= token_id < len(allowed_V):
+                raise RequestBroken(f"vLLM: expected a token of 0 to {len(allowed_V) - 1}, got {token_id}")
+            if not -math.inf < logprob <= ROUNDING:
+                raise RequestBroken(f"vLLM: expected a finite log-probability, 0 at most, got {logprob}")
+            if not allowed_V[token_id]:
                 raise ModelError(
                     "vLLM: expected words that the sources allow, got others (is bot.policy.vllm_mask on?)"
                 )
             self._token_ids.append(token_id)
-            self._logprobs.append(logprob)
+            self._logprobs.append(min(logprob, 0.0))
             self._text, self.stop_reason = read_on(self._vocabulary, self._text, self._token_ids, self._request)
             if self.stop_reason:
                 break

@@ -16,6 +16,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import httpx
@@ -162,7 +163,7 @@ class VllmServer:
                         yield piece
         except httpx.ReadTimeout as error:  # Many may be waiting there; whether it is gone, other requests tell.
             raise ModelError(f"vLLM at {self.url} said nothing of a reply for {silence_s:g} s") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise RequestBroken(f"vLLM at {self.url} broke off a reply ({type(error).__name__})") from error
         if not is_whole:
             raise RequestBroken(f"vLLM at {self.url} ended a reply before its end")
@@ -236,17 +237,30 @@ def _request(model: str, words: Words, num_written: int) -> dict[str, Any]:
 
 
 def _piece(line: str) -> Piece | None:
-    """Of one server-sent event; None for a line without tokens."""
+    """Of one server-sent event; None for a line without tokens. Raises RequestBroken for one that tells of a failure, and
+    for one that cannot be read."""
     if not line.startswith("data: ") or line == "data: [DONE]":
         return None
-    event = json.loads(line.removeprefix("data: "))
-    if "error" in event:
-        raise RequestBroken(f"vLLM failed in the middle of a reply: {event['error'].get('message', '')[:200]}")
-    if not event["choices"]:
-        return None
-    choice = event["choices"][0]
+    try:
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            raise RequestBroken(f"vLLM failed in the middle of a reply: {_message(event['error'])[:200]}")
+        return _read(event["choices"][0]) if event["choices"] else None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise RequestBroken(f"vLLM sent what cannot be read in the middle of a reply: {line[:80]!r}") from error
+
+
+def _read(choice: Mapping[str, Any]) -> Piece:
     logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or ()
-    return Piece(tuple(choice.get("token_ids") or ()), tuple(logprobs), choice.get("finish_reason") or "")
+    return Piece(
+        tuple(index(token_id) for token_id in choice.get("token_ids") or ()),
+        tuple(float(logprob) for logprob in logprobs),
+        str(choice.get("finish_reason") or ""),
+    )
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message") or "") if isinstance(error, dict) else str(error)
 
 
 def _reason(answer: httpx.Response) -> str:

@@ -611,6 +611,84 @@ async def test_waits_for_a_server_that_is_gone_grow_and_shrink_again(
     assert line.endswith("approved replies until it is back")
 
 
+UNREADABLE = {
+    "no JSON": "{oops",
+    "a proxy's page": "<html>502</html>",
+    "no choices": '{"object": "x"}',
+    "choices that are a number": '{"choices": 7}',
+    "a list": "[1]",
+    "a choice that is text": '{"choices": ["x"]}',
+    "an error in words": '{"error": "engine trouble"}',
+    "a nest": "[" * 20_000,
+}
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "a token beyond the vocabulary": {"token_ids": [10**6]},
+    "a token beyond any integer": {"token_ids": [10**30]},
+    "a negative token": {"token_ids": [-1]},
+    "a token in letters": {"token_ids": ["a"]},
+    "no log-probability": {"logprobs": {"token_logprobs": []}},
+    "a log-probability of null": {"logprobs": {"token_logprobs": [None]}},
+    "one that is no number": {"logprobs": {"token_logprobs": [float("nan")]}},
+    "an infinite one": {"logprobs": {"token_logprobs": [float("-inf")]}},
+    "a positive one": {"logprobs": {"token_logprobs": [3.0]}},
+}
+
+
+def lie(rig: Rig, named: str) -> str:
+    """An event with which no reply can go on; but for what is wrong with it, it would say " soon"."""
+    choice = {"token_ids": rig.fake.reply[:1], "logprobs": {"token_logprobs": [-1.0]}, "finish_reason": "stop"}
+    return UNREADABLE.get(named) or json.dumps({"choices": [choice | IMPOSSIBLE[named]]})
+
+
+@pytest.mark.parametrize("named", [*UNREADABLE, *IMPOSSIBLE])
+async def test_an_event_that_cannot_be_breaks_its_reply_and_three_in_a_row_are_a_server_that_is_gone(
+    rig: Rig, named: str
+) -> None:
+    """Neither shown nor stored, and no error of ours. The controls: what is true is written before and after."""
+    await rig.policy.step()
+    assert (await rig.write()).text == "soon by post"
+
+    rig.fake.says = [lie(rig, named)] * 3
+    for _ in range(2):
+        with pytest.raises(RequestBroken):
+            await rig.write()
+    was_there = rig.policy.can_write
+    with pytest.raises(ServerGone, match=r"3\. in a row"):
+        await rig.write()
+    assert (was_there, rig.policy.can_write) == (True, False)
+
+    await rig.policy.step()
+    assert (await rig.write()).text == "soon by post"
+
+
+@pytest.mark.parametrize("logprob", [0.0, -0.0, 1e-6])
+async def test_a_word_that_is_certain_may_be_rounded_to_either_side_of_it(rig: Rig, logprob: float) -> None:
+    """A softmax in fp32 ends at 0, or a hair above; what is stored is a probability."""
+    choice = {"token_ids": rig.fake.reply[:1], "logprobs": {"token_logprobs": [logprob]}, "finish_reason": "stop"}
+    await rig.policy.step()
+    rig.fake.says = [json.dumps({"choices": [choice]})]
+
+    assert (await rig.write()).logprobs == (0.0,)
+
+
+@pytest.mark.parametrize("named", ["no JSON", "a token beyond the vocabulary", "a log-probability of null"])
+async def test_a_person_gets_the_approved_answer_whatever_the_server_says_in_the_middle_of_a_reply(
+    rig: Rig, tmp_path: Path, named: str
+) -> None:
+    """Through the real session: stored with its decision, and a retry is written."""
+    await rig.policy.step()
+    with open_session(tmp_path / "home") as chat:
+        chat.session = chat.new_session(policy=rig.policy)
+        chat.change(reply_mode="generated")
+        rig.acts.acts = ["answer:card_arrival"] * 2
+        rig.fake.says = [lie(rig, named)]
+
+        answered = await chat.say("When will my card come?")
+        assert answered.text == chat.domain.articles["card_arrival"].answer
+        assert chat.decision_of(answered).generated is None
+        assert (await chat.say("When will my card come?")).text == "soon by post"
+
+
 async def test_a_person_gets_the_approved_answer_when_the_server_dies_and_words_again_when_it_is_back(
     rig: Rig, tmp_path: Path
 ) -> None:
