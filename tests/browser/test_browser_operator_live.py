@@ -201,6 +201,28 @@ def test_triage_needs_no_mouse(both: tuple[Page, Page]) -> None:
     expect(desk.get_by_label("Search", exact=True)).to_be_focused()
 
 
+def test_keys_are_the_dialogs_while_one_is_open(both: tuple[Page, Page], product: Product) -> None:
+    """Also after what it sent was refused: its field has the focus again, f does not flag behind it, Escape closes it alone."""
+    chat, desk = both
+    ask(chat, "A saffron question")
+    open_newest(desk, "saffron")
+    desk.keyboard.press("n")
+    field = desk.get_by_label("Only the staff sees it")
+    field.fill("a note")
+    desk.route("**/notes", lambda route: route.abort(), times=1)
+    desk.get_by_role("button", name="Keep", exact=True).click()
+    expect(desk.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
+    expect(field).to_be_focused()
+    field.blur()
+    desk.keyboard.press("f")
+    desk.keyboard.press("Escape")
+    expect(desk.get_by_role("dialog")).to_have_count(0)
+    expect(desk.locator(".od-message.od-user", has_text="saffron")).to_be_visible()
+    desk.keyboard.press("a")
+    expect(desk.locator(".od-head").get_by_text("@local")).to_be_visible()
+    assert not product.rig.store.desk.line(conversation_of(chat), 1000.0).flagged
+
+
 def test_two_operators_see_each_other_and_a_claim_holds(new_visit: Callable[..., Visit], product: Product) -> None:
     """Who looks at a conversation, and whose it is, shows on the other's page at once; an account signs in by password."""
     staff = product.rig.app.state.service.staff

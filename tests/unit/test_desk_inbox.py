@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot.conversation import SignalKind
-from bot.errors import ConflictError, NotFound
+from bot.errors import ConflictError, NotAllowed, NotFound
 from bot.feedback import schema_desk
 from bot.feedback.desk import Doing
 from bot.feedback.desk_records import InboxQuery, Piece
@@ -215,6 +215,17 @@ def test_the_queue_is_first_come_first_served(three: Store) -> None:
     assert [three.desk.standing(name).position for name in "ac"] == [1, 2]
     three.desk.take_over(ANA, "a")
     assert (three.desk.standing("a").operator, three.desk.standing("c").position) == ("ana", 1)
+
+
+def test_only_whoever_speaks_hands_back(three: Store) -> None:
+    """Who waits for a person keeps their place, and nothing is written down; after a take-over it is done once."""
+    for name in "ac":
+        with pytest.raises(NotAllowed, match="nothing to hand back"):
+            three.desk.end_turn(ANA, name, "bot")
+    assert (three.conversation("c").status, three.desk.waiting(), three.desk.audit()) == ("waiting", ["c"], [])
+    three.desk.take_over(ANA, "c")
+    assert three.desk.end_turn(ANA, "c", "bot")
+    assert three.conversation("c").status == "bot"
 
 
 def test_a_home_from_before_the_inbox_is_filled_in(tmp_path: Path) -> None:

@@ -279,7 +279,8 @@ class Desk {
 
   // --- keys, lamp, words ------------------------------------------------------------------------------------------------
   #onKey(event) {
-    const typing = event.target.closest?.("input, textarea, select, dialog[open]");
+    // A dialog takes the keys also where its focus was lost to the page, as by a button that is disabled.
+    const typing = event.target.closest?.("input, textarea, select") || document.querySelector("dialog[open]");
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.me) return;
     const always = { j: () => this.#open(this.list.beside(this.openId, 1)), k: () => this.#open(this.list.beside(this.openId, -1)), "/": () => this.list.search.focus(), "?": showKeys, p: () => this.#pairs(), Escape: () => this.#close() };
     const onOne = { Enter: () => event.target.closest?.("button, summary, a") ? null : this.transcript.node.focus(), o: () => this.#toggleLast(), i: () => this.#toggleAbout() };

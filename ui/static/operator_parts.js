@@ -78,6 +78,7 @@ export function ask(title, body, submitLabel, submit) {
         problem.textContent = error.message;
         problem.hidden = false;
         send.disabled = false;
+        (form.querySelector("input, textarea, select") ?? send).focus();
       }
     });
     dialog.addEventListener("keydown", (event) => {
