@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -87,6 +88,11 @@ class Shown:
     is_shipped: bool
     """Whether the domain has one: then dropping the own file brings that back."""
 
+    @property
+    def text_hash(self) -> str:
+        """Which text it is: 16 hex digits."""
+        return sha256(self.text.encode()).hexdigest()[:16]
+
 
 class Library:
     """The articles of one server. Changes come one after another; readers never wait.
@@ -126,11 +132,18 @@ class Library:
             raise mistake(self._own, 1, "a file name of a-z, 0-9 and _", article_id)
         return check_article(self._domain, self._file(article_id), text)
 
-    async def put(self, article_id: str, text: str, *, is_new: bool = False) -> Article:
-        """Write it, and answer with it from now on. Raises DomainError; ConflictError for a new one whose id is taken."""
+    async def put(self, article_id: str, text: str, *, is_new: bool = False, based_on: str = "") -> Article:
+        """Write it, and answer with it from now on. `based_on`: the `text_hash` of what was edited, if that must still stand.
+
+        Raises DomainError; ConflictError for a new one whose id is taken, or for changes to a text that is not there any more.
+        """
         async with self._changing:
             if is_new and article_id in self._live:
                 raise ConflictError(f"article: expected an id that is free, got {article_id!r}")
+            if based_on and (article_id not in self._live or self.show(article_id).text_hash != based_on):
+                raise ConflictError(
+                    f"article {article_id!r}: somebody changed it meanwhile; open it again before you save"
+                )
             article = self.check(article_id, text)
             await asyncio.to_thread(_write_atomic, self._file(article_id), text)
             await self._exchange(dict(self._live) | {article_id: article})

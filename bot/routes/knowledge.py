@@ -30,13 +30,15 @@ _ARTICLE: dict[str, Any] = {"id": "card_arrival", "title": "When your card comes
 
 
 class ArticleText(BaseModel):
-    """A whole article file. `is_new`: refuse an id that is taken; `draft`: the id of the draft it comes from."""
+    """A whole article file. `is_new`: refuse an id that is taken; `draft`: the id of the draft it comes from; `based_on`: the
+    `text_hash` of what was edited: refuse if somebody changed it meanwhile."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"text": _TEXT}]})
 
     text: Text
     is_new: bool = False
     draft: str = ""
+    based_on: str = ""
 
 
 class Unchecked(BaseModel):
@@ -79,11 +81,16 @@ class ArticleLine(BaseModel):
 
 
 class ArticleFile(ArticleLine):
-    """The same with the whole file."""
+    """The same with the whole file; `text_hash` says which text it is."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_ARTICLE | {"num_questions": 1, "text": _TEXT}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [_ARTICLE | {"num_questions": 1, "text": _TEXT, "text_hash": "5be1d7c20a94f3e8"}]
+        }
+    )
 
     text: str
+    text_hash: str
 
 
 class ArticleLines(BaseModel):
@@ -164,7 +171,7 @@ async def list_articles(service: ServiceDep, _: OperatorDep) -> ArticleLines:
 async def read_file(service: ServiceDep, _: OperatorDep, article_id: str) -> ArticleFile:
     """One article as a file."""
     shown = await asyncio.to_thread(_library(service).show, article_id)
-    return ArticleFile(**_line(shown), text=shown.text)
+    return ArticleFile(**_line(shown), text=shown.text, text_hash=shown.text_hash)
 
 
 @router.post("/v1/knowledge/check")
@@ -183,7 +190,7 @@ async def put_file(service: ServiceDep, doing: DeveloperDep, article_id: Article
     library = _library(service)
     before = await asyncio.to_thread(_standing, library, article_id)
     try:
-        article: Article = await library.put(article_id, body.text, is_new=body.is_new)
+        article: Article = await library.put(article_id, body.text, is_new=body.is_new, based_on=body.based_on)
     except DomainError as error:
         raise BadFrame(_one_line(error)) from error
     await service.parts.teacher.load_cases()  # One that waited for this article speaks again.

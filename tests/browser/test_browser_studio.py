@@ -15,6 +15,7 @@ from bot.domain import load_domain
 from bot.feedback.desk import Doing
 from bot.feedback.desk_records import Draft
 from bot.feedback.rules import load_rules
+from bot.feedback.rules_draft import in_force, save
 from bot.feedback.settle import settle
 from bot.feedback.store import UpdateRow
 from tests.browser.chat_page import ask
@@ -22,6 +23,7 @@ from tests.browser.conftest import Visit
 from tests.browser.product import Product
 from tests.builders import make_conversation, make_decision, make_message, make_signal
 from tests.hostile import INERT_JS, PAYLOADS
+from tests.service_rig import OPERATOR_KEY
 from tests.version_folder import publish_bytes
 
 pytestmark = pytest.mark.browser
@@ -136,6 +138,71 @@ def test_rules_are_mended_tried_and_saved(operator_visit: Visit, product: Produc
     assert (version.text, version.author, version.reason) == (heavier, "operator:local", f"praise more {number}")
     settle(product.rig.store, load_rules(BANK.rewards_path), 1e10, 0.0)
     expect(page.get_by_text("all rewards are by these rules")).to_be_visible()
+
+
+def test_rules_that_a_colleague_put_in_force_meanwhile_are_not_undone_unseen(
+    operator_visit: Visit, product: Product
+) -> None:
+    """Looking at another tab does not open saving again: the differences are new, and the trial must be, too."""
+    page = studio(operator_visit, "rules")
+    text = draft_that_was_tried(page)
+    parts = product.rig.parts
+    theirs = re.sub(r"up: [\d.]+", "up: 0.33", text, count=1)
+    based_on = in_force(parts.store, parts.domain).rules.rules_hash
+    save(parts.store, parts.domain, theirs, based_on=based_on, author="dan", reason="less praise", at=1000.0)
+    page.get_by_role("tab", name="Knowledge").click()
+    page.get_by_role("tab", name="Reward rules").click()
+    expect(page.get_by_text("dan put version 1 in force meanwhile")).to_be_visible()
+    expect(page.get_by_role("button", name="Save…")).to_be_disabled()
+    expect(page.get_by_label("Reward rules, YAML")).to_have_value(text)
+    expect(page.locator(".st-diff .st-removed", has_text="0.33")).to_have_count(1)
+
+
+def test_unsaved_rules_outlive_a_session_that_ends(operator_visit: Visit, sign_in: Callable[[Visit], Visit]) -> None:
+    """The form leads back to the same page, and what was written is in the editor; signing out forgets it."""
+    page = studio(operator_visit, "rules")
+    text = draft_that_was_tried(page)
+    operator_visit.context.clear_cookies()
+    page.get_by_role("button", name="Try on history").click()
+    page.get_by_label("Operator key").fill(OPERATOR_KEY)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("The changes that you had not saved are back")).to_be_visible()
+    expect(page.get_by_label("Reward rules, YAML")).to_have_value(text)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Operator key")).to_be_visible()
+    assert "0.77" not in page.evaluate("JSON.stringify(sessionStorage)")
+
+
+def draft_that_was_tried(page: Page) -> str:
+    """Other rules than those in force, in the editor; saving is open."""
+    editor = page.get_by_label("Reward rules, YAML")
+    expect(editor).to_have_value(re.compile("outcome"))
+    text = re.sub(r"up: [\d.]+", "up: 0.77", editor.input_value(), count=1)
+    editor.fill(text)
+    page.get_by_role("button", name="Try on history").click()
+    expect(page.get_by_role("button", name="Save…")).to_be_enabled(timeout=WORKER_MS)
+    return text
+
+
+def test_an_article_that_a_colleague_changed_is_not_overwritten_and_escape_asks_first(operator_visit: Visit) -> None:
+    """Saving says so and keeps the words; Escape once keeps them, twice throws them away."""
+    page = studio(operator_visit, "knowledge")
+    page.locator("#st-page-knowledge .st-table").last.get_by_role("button").first.click()
+    dialog = page.get_by_role("dialog")
+    area = dialog.get_by_label("Article")
+    mine, theirs = area.input_value() + "Mine.\n", area.input_value() + "Theirs.\n"
+    file = f"{operator_visit.home}/v1/knowledge/articles/{dialog.get_by_label('Id').input_value()}"
+    others = operator_visit.context.request
+    assert others.put(file, data={"text": theirs}, headers={"Origin": operator_visit.home}).ok
+    area.fill(mine)
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_text("somebody changed it meanwhile")).to_be_visible()
+    assert others.get(file).json()["text"] == theirs
+    page.keyboard.press("Escape")
+    expect(dialog.get_by_role("alert")).to_have_text("What you wrote is not saved. Close again to throw it away.")
+    expect(area).to_have_value(mine)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
 
 
 @pytest.mark.parametrize("name", ["learning", "rules", "knowledge"])

@@ -58,6 +58,18 @@ def test_an_article_is_written_read_and_taken_away(client: TestClient) -> None:
     assert client.delete("/v1/knowledge/articles/watch").status_code == 404
 
 
+def test_changes_to_a_text_that_somebody_changed_meanwhile_are_refused(client: TestClient) -> None:
+    """And change nothing; to the text as it stands they are taken, and without `based_on`, too."""
+    put(client)
+    read = client.get("/v1/knowledge/articles/watch").json()["text_hash"]
+    faster = WATCH.replace("Yes", "No")
+    assert put(client, text=faster, based_on=read).status_code == 200
+    refused = put(client, text=WATCH, based_on=read)
+    assert (refused.status_code, "somebody changed it meanwhile" in refused.text) == (409, True)
+    assert client.get("/v1/knowledge/articles/watch").json()["text"] == faster
+    assert put(client, text=WATCH).status_code == 200
+
+
 def test_a_mistake_is_told_with_its_line_and_without_our_folders(client: TestClient, tmp_path: Path) -> None:
     """The same words while one types and when one saves."""
     text = WATCH.replace("  - Can I pay with my watch?", "  []")

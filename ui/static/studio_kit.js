@@ -12,7 +12,7 @@ export async function call(method, path, body) {
   if (body !== undefined) Object.assign(options, { body: JSON.stringify(body), headers: { ...options.headers, "Content-Type": "application/json" } });
   const answer = await fetch(new URL(path, API), options).catch(() => null);
   if (!answer) throw new Error("The server does not answer. It may be starting; this page tries again by itself.");
-  if (answer.status === 401) location.assign("../login?next=/studio/");
+  if (answer.status === 401) location.assign(`../login?next=${encodeURIComponent(location.pathname + location.hash)}`);
   const content = await answer.json().catch(() => null);
   if (answer.ok && content) return content;
   throw new Error(content?.error?.message || `The server answered ${answer.status}.`);
@@ -111,7 +111,8 @@ export async function attempt(notice, work) {
 
 let numDialogs = 0;
 
-/** A modal dialog; resolves with what `close(value)` was given, or null. `fill(close)` gives the content. */
+/** A modal dialog; resolves with what `close(value)` was given, or null. `fill(close)` gives the content.
+ *  Content marked `data-unsaved` is thrown away only when that is asked for twice. */
 export function dialog(title, fill, css = "") {
   return new Promise((resolve) => {
     const id = `st-dialog-${++numDialogs}`;
@@ -121,8 +122,15 @@ export function dialog(title, fill, css = "") {
       answer = value;
       node.close();
     };
-    const leave = el("button", { type: "button", class: "st-close", aria: { label: "Close" }, on: { click: () => close(null) } }, "×");
-    node.append(el("header", {}, el("h2", { id }, title), leave), ...[fill(close)].flat());
+    const warning = el("p", { class: "st-bad", role: "alert" });
+    const mayLeave = () => {
+      const isSure = !node.querySelector("[data-unsaved]") || warning.textContent;
+      if (!isSure) warning.textContent = "What you wrote is not saved. Close again to throw it away.";
+      return isSure;
+    };
+    const leave = el("button", { type: "button", class: "st-close", aria: { label: "Close" }, on: { click: () => mayLeave() && close(null) } }, "×");
+    node.append(el("header", {}, el("h2", { id }, title), leave), warning, ...[fill(close)].flat());
+    node.addEventListener("cancel", (event) => mayLeave() || event.preventDefault());
     node.addEventListener("close", () => (node.remove(), resolve(answer)));
     document.querySelector("#studio").append(node);
     node.showModal();

@@ -153,6 +153,7 @@ class ArticleEditor {
 
   #edited() {
     this.saveButton.disabled = true;
+    this.node.toggleAttribute("data-unsaved", this.area.value !== this.before);
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.#check(), CHECK_AFTER_MS);
   }
@@ -175,7 +176,7 @@ class ArticleEditor {
   }
 
   async #save() {
-    const body = { text: this.area.value, is_new: this.isNew, draft: this.draft };
+    const body = { text: this.area.value, is_new: this.isNew, draft: this.draft, based_on: this.line.text_hash || "" };
     await attempt(this.notice, async () => {
       const saved = await call("PUT", `knowledge/articles/${encodeURIComponent(this.name.value)}`, body);
       this.close(`“${saved.title}” is in use from the next question on.`);

@@ -1,10 +1,12 @@
 // Reward rules: an editor that says what is wrong while one types, a trial on history, and saving with a reason.
 
+import { DeskMemory } from "./operator_memory.js";
 import { askReason, attempt, button, count, el, faint, field, get, JobBar, mono, nothing, Notice, number, panel, percent, pill, plural, post, table, when } from "./studio_kit.js";
 import { renderReport } from "./studio_report.js";
 
 const CHECK_AFTER_MS = 250;
 const LOOK_AGAIN_MS = 2000;
+const PLACE = "rules";
 
 export class RulesPage {
   constructor() {
@@ -31,10 +33,28 @@ export class RulesPage {
   /** The page is on the screen: what is in force, unless somebody is writing. */
   async show() {
     await attempt(this.notice, async () => {
-      const isFresh = !this.rules || this.editor.text === this.rules.text;
+      const before = this.rules;
+      this.memory ??= new DeskMemory((await get("me")).name);
+      const draft = before ? this.editor.text : this.memory.words(PLACE).text;
       this.#stand(await get("rules"));
-      if (isFresh) this.#load(this.rules.text);
+      const isWriting = before ? draft !== before.text : draft && draft !== this.rules.text;
+      if (!isWriting) return this.#load(this.rules.text);
+      if (!before) this.#bringBack(draft);
+      else if (before.rules_hash !== this.rules.rules_hash) await this.#overtaken(draft);
     });
+  }
+
+  #bringBack(draft) {
+    this.#load(draft);
+    this.notice.tell("The changes that you had not saved are back in the editor.");
+  }
+
+  /** Other rules are in force than those somebody writes against: the differences change, and no trial counts any more. */
+  async #overtaken(draft) {
+    this.tried = null;
+    await this.#check(draft);
+    const { author, number } = this.rules.versions[0];
+    this.notice.tell(`${author} put version ${number} in force meanwhile. The differences are now against it: with these rules you would undo it. Try them again before you save.`, "bad");
   }
 
   #stand(rules) {
@@ -71,6 +91,7 @@ export class RulesPage {
   #edited(text) {
     clearTimeout(this.timer);
     this.#allow();
+    this.memory.keepWords(PLACE, { text: text === this.rules.text ? "" : text });
     this.timer = setTimeout(() => this.#check(text), CHECK_AFTER_MS);
   }
 
@@ -135,8 +156,10 @@ export class RulesPage {
     const consequence = "These rules replace those in force. The learner computes every reward anew; old rewards stay readable.";
     const reason = await askReason("Save reward rules", consequence, "Save");
     if (!reason) return;
+    const saved = await attempt(this.notice, () => post("rules", { text, reason, based_on: this.rules.rules_hash }));
+    if (!saved) return this.show();
+    this.memory.keepWords(PLACE, {});
     await attempt(this.notice, async () => {
-      const saved = await post("rules", { text, reason, based_on: this.rules.rules_hash });
       this.notice.tell(`Rules version ${saved.number} is in force.`);
       this.#stand(await get("rules"));
       await this.#check(text);
