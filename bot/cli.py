@@ -38,6 +38,7 @@ BENCHES: Mapping[str, str] = {
     "style": "online_learning.bench.style:main",
     "words": "online_learning.bench.words:main",
     "inbox": "online_learning.bench.inbox:main",
+    "groups": "online_learning.bench.groups:main",
 }
 """Benchmark -> where it is."""
 LATER = ("export", "erase")
@@ -241,7 +242,7 @@ def _add_learning(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--online", type=_file, metavar="F.jsonl", help="learn, ladder: questions that are asked")
     bench.add_argument("--eval", type=_file, metavar="F.jsonl", help="learn, style: questions it is judged by")
     bench.add_argument(
-        "--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn, robust: the articles"
+        "--kb", type=_file, action="append", default=[], metavar="F.jsonl", help="learn, robust, groups: the articles"
     )
     bench.add_argument(
         "--warmstart", type=_file, metavar="F.jsonl", help="learn: labels that are learned before the stream"

@@ -53,9 +53,12 @@ class Scores:
     """Probability of the right answer, or of offering it in a clarifying question."""
 
 
-def load_questions(path: Path, known: Sequence[str]) -> list[Question]:
-    """Read JSONL rows `{"text", "answer" | "intent"}`. Raises ConfigError naming file and line."""
-    ids = set(known)
+def load_questions(path: Path, known: Sequence[str] | None) -> list[Question]:
+    """Read JSONL rows `{"text", "answer" | "intent"}`. `known`: article ids that an answer must be one of; None: any.
+
+    Raises ConfigError naming file and line.
+    """
+    ids = None if known is None else set(known)
     found = [_question(line, where, ids) for where, line in _lines(path)]
     if not found:
         raise ConfigError(f"{path}: expected at least one row, got none")
@@ -71,7 +74,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     return ((f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
-def _question(line: str, where: str, known: set[str]) -> Question:
+def _question(line: str, where: str, known: set[str] | None) -> Question:
     try:
         row = json.loads(line)
         text, answer = row["text"], row.get("answer") or row["intent"]
@@ -79,7 +82,7 @@ def _question(line: str, where: str, known: set[str]) -> Question:
         raise ConfigError(f'{where}: expected {{"text": ..., "answer": ...}}, got {line[:60]!r}') from error
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f"{where}: expected a question, got {text!r}")
-    if not isinstance(answer, str) or answer not in known:
+    if not isinstance(answer, str) or (known is not None and answer not in known):
         raise ConfigError(f"{where}: expected an article of the domain, got {answer!r}")
     return Question(text, answer)
 

@@ -15,23 +15,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from bot.domain import Article, Domain, check_article, parse_article
 from bot.domain_schema import mistake
 from bot.errors import ConflictError, NotFound, StoreError
+from bot.knowledge.grouping import topics
 from bot.knowledge.index import Vectors
 from bot.knowledge.retrieval import Found
-
-SAME_TOPIC = 0.6
-"""Cosine to a group's mean from which a question is of its topic. MiniLM puts two wordings of one question at .6 to .9, and
-questions of one domain about different things at .1 to .5."""
 
 
 class Search(Protocol):
     """Retrieval, as far as a library needs it (`bot.knowledge.retrieval.Retriever`)."""
 
     revision: str
+    article_means_N_D: Vectors
+    """Each article's mean text."""
 
     async def build(self) -> None:
         """Index the articles as they are now."""
@@ -164,7 +161,7 @@ class Library:
 
     async def groups(self, questions: Sequence[str]) -> list[list[int]]:
         """Indices of like questions, largest group first; within a group the most typical first."""
-        return group(await self._search.embed(questions)) if questions else []
+        return topics(await self._search.embed(questions), self._search.article_means_N_D) if questions else []
 
     async def nearest(self, questions: Sequence[str]) -> list[tuple[Article, float]]:
         """For each question the article that fits best, and how well (a cosine)."""
@@ -185,28 +182,6 @@ class Library:
 def with_live_articles(domain: Domain) -> Domain:
     """The domain with articles that can be exchanged."""
     return replace(domain, articles=LiveArticles(domain.articles))
-
-
-def group(vectors_N_D: Vectors, threshold: float = SAME_TOPIC) -> list[list[int]]:
-    """Leader clustering of unit vectors: each joins the group whose mean is nearest, or begins one below `threshold`.
-
-    Depends on the order, which is what one wants here: newest first, a topic is named by what is asked today.
-    """
-    sums: list[Vectors] = []
-    members: list[list[int]] = []
-    for i, vector in enumerate(vectors_N_D):
-        cosines = [float(total @ vector / np.linalg.norm(total)) for total in sums]
-        best = int(np.argmax(cosines)) if cosines else 0
-        if not cosines or cosines[best] < threshold:
-            sums.append(vector.copy())
-            members.append([i])
-        else:
-            sums[best] += vector
-            members[best].append(i)
-    typical = [
-        sorted(found, key=lambda i: -float(vectors_N_D[i] @ total)) for found, total in zip(members, sums, strict=True)
-    ]
-    return sorted(typical, key=len, reverse=True)
 
 
 def _write_atomic(path: Path, text: str) -> None:

@@ -66,6 +66,8 @@ class Retriever:
         self._means_N_D: Vectors = np.empty((0, 0), np.float32)
         self._texts_M_D: Vectors = np.empty((0, 0), np.float32)
         self._starts_N = np.zeros(0, np.int64)
+        self.article_means_N_D: Vectors = np.empty((0, 0), np.float32)
+        """Each article's mean text: of unit vectors, so shorter than one where its texts differ."""
         self.revision = ""
 
     async def build(self) -> None:
@@ -77,6 +79,7 @@ class Retriever:
         starts = np.cumsum([0, *(len(group) for _, group in texts)])
         means = np.stack([vectors[a:b].mean(0) for a, b in pairwise(starts)])
         self._means_N_D = means / np.linalg.norm(means, axis=1, keepdims=True)
+        self.article_means_N_D = means[: len(articles)]
         self._texts_M_D, self._starts_N = vectors, starts[:-1]
         self._articles, self._triggers = list(articles), list(triggers)
         self._speller = None if self._words is None else Speller(_texts_of(self.domain), self._words)

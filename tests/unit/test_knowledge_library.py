@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bot.domain import Domain, load_domain
 from bot.errors import ConflictError, DomainError, NotFound
 from bot.knowledge.index import KnowledgeIndex
-from bot.knowledge.library import Library, LiveArticles, group, with_live_articles
+from bot.knowledge.library import Library, LiveArticles, with_live_articles
 from bot.knowledge.retrieval import Retriever
 from tests.domain_folder import write_domain
 from tests.word_search import WordEmbedder
@@ -128,30 +127,6 @@ def test_who_reads_while_articles_are_exchanged_sees_one_set() -> None:
     assert (list(names), list(live)) == (["a", "b"], ["c"])
 
 
-def unit(*degrees: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Unit vectors in the plane."""
-    angles = np.radians(degrees)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("vectors", "groups"),
-    [
-        # cos 10 = .985 joins, cos 90 = 0 does not; the mean of 0 and 10 is 5, and 4 is nearest to it.
-        (unit(0, 90, 10, 4), [[3, 0, 2], [1]]),
-        (unit(0, 90, 180), [[0], [1], [2]]),
-        (unit(0), [[0]]),
-    ],
-)
-def test_like_vectors_come_together(
-    vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]], groups: list[list[int]]
-) -> None:
-    """Largest group first, its most typical member first."""
-    found = group(vectors)
-    assert [sorted(one) for one in found] == [sorted(one) for one in groups]
-    assert found[0][0] == groups[0][0]
-
-
 async def test_the_nearest_article_is_told_with_its_cosine(made: Made) -> None:
     """So that one sees whether to mend it or to write another."""
     library, _, domain = made
@@ -159,3 +134,16 @@ async def test_the_nearest_article_is_told_with_its_cosine(made: Made) -> None:
     assert (article.id, fit > 0.5) == (shipped(domain), True)
     assert await library.nearest([]) == []
     assert await library.groups([]) == []
+
+
+async def test_groups_follow_the_articles_that_are_searched_now(made: Made) -> None:
+    """A cosine of 2 / 3 by "my watch" makes a topic, until every article speaks of that."""
+    library, _, _ = made
+    asked = ["my watch now", "my watch lost"]
+    before = await library.groups(asked)
+    for number in range(8):
+        text = WATCH.replace("Paying by watch", f"Watch {number}").replace(
+            "Can I pay with my watch?", f"My watch {number}"
+        )
+        await library.put(f"watch_{number}", text)
+    assert (sorted(before[0]), await library.groups(asked)) == ([0, 1], [[0], [1]])
