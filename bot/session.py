@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -41,7 +40,8 @@ from bot.performing import Performer
 from bot.policy.acts import FormStep, legal_acts
 from bot.policy.asking import Asker
 from bot.policy.grounding import ungrounded
-from bot.policy.types import ActRequest, Choice, Lease, Policy, TextRequest
+from bot.policy.requests import reply_request
+from bot.policy.types import ActRequest, Choice, Lease, Policy
 from bot.session_types import Actions, Ids, Knowledge, Situation, Spoken, Tracker
 from bot.settings import Settings
 from bot.tracing import Span, no_span
@@ -49,8 +49,6 @@ from bot.tracing import Span, no_span
 log = logging.getLogger(__name__)
 
 TALK_TO_A_PERSON = "Talk to a person"
-SENTENCE_SHARE = 0.75
-"""Of the longest reply: from here on a generated one ends with its sentence."""
 
 
 class Session:
@@ -238,16 +236,10 @@ class Session:
     async def _write(
         self, lease: Lease, situation: Situation, decision: Decision, spoken: Spoken, message: Message
     ) -> AsyncGenerator[Delta | Message, None]:
-        policy, sources = self._settings.policy, (spoken.text,)
+        settings, sources = self._settings, (spoken.text,)
         prompt = render.reply_prompt(situation.state, self._domain.persona, sources)
-        seed, chat, deadline_s = (
-            self._seed(situation, "text"),
-            situation.conversation.id,
-            self._settings.engine.reply_deadline_s,
-        )
-        length, temperature = policy.max_reply_tokens, policy.text_temperature
-        whole_from = math.ceil(SENTENCE_SHARE * length)
-        request = TextRequest(prompt, sources, seed, length, temperature, chat, policy.stop, deadline_s, whole_from)
+        seed, deadline_s = self._seed(situation, "text"), settings.engine.reply_deadline_s
+        request = reply_request(settings.policy, prompt, sources, seed, situation.conversation.id, deadline_s)
         written, generated, index = "", None, 0
         try:
             async with aclosing(lease.write(request)) as pieces:

@@ -197,6 +197,7 @@ def _apart(measure: Callable[[], T], threads: int) -> T:
 
 def _write(writer: Writer, prompts: Sequence[tuple[str, str]], num_tokens: int) -> float:
     async def one(number: int, prompt: str, source: str) -> int:
+        # Not `reply_request`: the peers write exactly `num_tokens`, so ours may not end with its sentence before.
         request = TextRequest(prompt, (source,), number, num_tokens, TEMPERATURE, chat=str(number))
         pieces = [piece async for piece in writer.write(request, ADAPTER, ())]
         assert pieces[-1].generated is not None, "the last piece carries the record"

@@ -36,6 +36,7 @@ from bot.feedback.store import Store
 from bot.feedback.text_metrics import num_questions, num_words, rouge_l
 from bot.policy.adapted import BASE
 from bot.policy.grounding import ungrounded
+from bot.policy.requests import reply_request
 from bot.policy.types import Policy, TextRequest
 from bot.render import reply_prompt
 from bot.settings import Settings
@@ -248,9 +249,9 @@ async def written(material: Material, policy: Policy, version: str) -> list[Repl
 
 
 def _request(material: Material, question: Question, seed: int) -> TextRequest:
-    sources, policy = (material.domain.articles[question.answer].answer,), material.settings.policy
+    sources = (material.domain.articles[question.answer].answer,)
     prompt = reply_prompt(State("style", (Said("user", question.text),)), material.domain.persona, sources)
-    return TextRequest(prompt, sources, seed, policy.max_reply_tokens, policy.text_temperature, chat=str(seed))
+    return reply_request(material.settings.policy, prompt, sources, seed, chat=str(seed))
 
 
 async def _shown(pieces: Any, sources: tuple[str, ...]) -> Reply:

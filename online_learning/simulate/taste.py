@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -15,7 +15,8 @@ from bot.policy.adapted import BASE
 from bot.policy.adapters import AdapterStore
 from bot.policy.causal import CausalPart
 from bot.policy.download import find_or_fetch
-from bot.policy.types import TextRequest
+from bot.policy.requests import reply_request
+from bot.policy.types import TextDelta, TextRequest
 from bot.policy.weights import read_version
 from bot.settings import Settings
 from online_learning.evaluate import Question
@@ -67,16 +68,22 @@ def _rates(
 ) -> list[float]:
     bar = tqdm(questions, desc=f"writing with {adapter}", unit="reply", file=sys.stderr, disable=None)
     return [
-        float(likes(_reply(settings, domain, causal, question, adapter, seed))) for seed, question in enumerate(bar)
+        float(likes(reply_of(settings, domain, causal, question, adapter, seed))) for seed, question in enumerate(bar)
     ]
 
 
-def _reply(settings: Settings, domain: Domain, causal: CausalPart, question: Question, adapter: str, seed: int) -> str:
+class CanWrite(Protocol):
+    """A causal part, as far as writing goes."""
+
+    def write(self, request: TextRequest, adapter: str) -> Iterator[TextDelta]:
+        """`bot.policy.causal.CausalPart.write`."""
+
+
+def reply_of(settings: Settings, domain: Domain, causal: CanWrite, question: Question, adapter: str, seed: int) -> str:
+    """What is shown for a question, given the right article."""
     sources = (domain.articles[question.answer].answer,)
     state = State("taste", (Turn("user", question.text),))
-    policy = settings.policy
     prompt = render.reply_prompt(state, domain.persona, sources)
-    request = TextRequest(prompt, sources, seed, policy.max_reply_tokens, policy.text_temperature, stop=policy.stop)
-    pieces = list(causal.write(request, adapter))
+    pieces = list(causal.write(reply_request(settings.policy, prompt, sources, seed), adapter))
     assert pieces[-1].generated is not None
     return pieces[-1].generated.text
