@@ -30,6 +30,8 @@ SqliteError = sqlite3.Error
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for the other process's transaction."""
 SWITCH_RETRY_S = 0.01
+_CREATING = threading.Lock()
+"""A second thread that opens a new file waits until the first has closed the descriptor that made it."""
 
 
 def check_sqlite_version(version: tuple[int, ...]) -> None:
@@ -53,7 +55,7 @@ def open_writer(path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connectio
     check_sqlite_version(sqlite3.sqlite_version_info)
     with store_errors(f"cannot open {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _create(path)
         conn = _connect(path, "rw", busy_timeout_s)
         _switch_to_wal(conn, time.monotonic() + busy_timeout_s)
         conn.execute("PRAGMA synchronous = FULL")
@@ -61,6 +63,22 @@ def open_writer(path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connectio
         conn.execute("PRAGMA recursive_triggers = ON")  # or REPLACE would delete without asking the triggers
         check_durable(conn)
     return conn
+
+
+def _create(path: Path) -> None:
+    """For its owner only. A file that is there is not touched.
+
+    Closing any descriptor of a file drops all POSIX locks that this process has on it, those of SQLite's own descriptors
+    too (https://www.sqlite.org/howtocorrupt.html, 2.2). Somebody who then looks into the live store and closes it (seen with
+    SQLite 3.40) takes himself for the last and deletes the WAL that this process goes on writing to: what is acknowledged
+    after that is lost. So nobody here opens the file but SQLite, and the one descriptor that creates it is closed before
+    SQLite has it.
+    """
+    with _CREATING:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
 
 
 def _switch_to_wal(conn: Connection, deadline: float) -> None:

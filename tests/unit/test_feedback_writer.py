@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +28,7 @@ from bot.feedback.store_connection import (
     open_writer,
     transaction,
 )
+from bot.feedback.store_erasure import fold_log
 from bot.feedback.store_writer import Writer
 from tests.builders import make_conversation, make_decision, make_message, make_signal
 
@@ -284,3 +288,44 @@ def test_foreign_keys_hold_on_every_connection(tmp_path: Path) -> None:
         reader.execute("CREATE TABLE t (x)")
     writer.close()
     reader.close()
+
+
+_LOCK = """
+import fcntl, os, sys
+shared_first, shared_size = 0x40000002, 510  # https://www.sqlite.org/fileformat2.html, "The Lock-Byte Page"
+try:
+    fcntl.lockf(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB, shared_size, shared_first)
+except OSError:
+    print("in use")
+else:
+    print("free")
+"""
+
+
+def as_others_see(path: Path) -> str:
+    """Whether another process would find the store in use. One that does not, and closes it, deletes the log."""
+    return subprocess.run(
+        [sys.executable, "-c", _LOCK, path], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("also", [Store, fold_log])
+def test_a_store_is_in_use_whatever_else_this_process_does_with_it(
+    store: Store, tmp_path: Path, also: Callable[[Path], Store | None]
+) -> None:
+    """It opens the file once more, or empties its log. A log deleted under the writer would take later writes with it."""
+    path = tmp_path / "rejoinder.db"
+    again = also(path)
+    try:
+        assert as_others_see(path) == "in use"
+    finally:
+        if again is not None:
+            again.close()
+
+
+def test_a_descriptor_that_is_closed_gives_the_store_away(store: Store, tmp_path: Path) -> None:
+    """The control: POSIX locks are the process's, and end with any descriptor of the file."""
+    path = tmp_path / "rejoinder.db"
+    assert as_others_see(path) == "in use"
+    os.close(os.open(path, os.O_RDWR))
+    assert as_others_see(path) == "free"
