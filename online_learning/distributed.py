@@ -31,6 +31,7 @@ from bot.policy.model import ActRow, PolicyModel, Prepared, Scored
 from online_learning.advantages import Credit
 from online_learning.algorithms import STEPS
 from online_learning.config import LearnerConfig
+from online_learning.reach import Reach
 from online_learning.update import Learner, Progress
 
 
@@ -179,12 +180,13 @@ class SharedLearner(Learner):
         progress: Progress,
         version: str = "",
         words: Sequence[Generated] = (),
+        reach: Reach | None = None,
     ) -> dict[str, float]:
         """Train together. Raises ValueError when the processes were given different rows or random streams."""
         said = repr([(row.decision.id, row.advantage) for row in earned]) + repr(rng.bit_generator.state)
         said += repr([text.token_ids for text in words])
         self._ranks.check_same("rows and random stream", said, self.model.encoder.device)
-        return super().update(earned, rng, progress, version, words)
+        return super().update(earned, rng, progress, version, words, reach)
 
     def share_gradients(self, parameters: Sequence[Tensor]) -> None:
         """The mean over processes."""

@@ -21,6 +21,7 @@ from bot.policy.weights import read_version
 from online_learning.batch import logged_choices
 from online_learning.gate import Evidence, HeldOut, TestResults
 from online_learning.preferences import Places, Preference, Source, margins, preference
+from online_learning.reach import mean_kl
 from online_learning.statistics import Floats
 from online_learning.update import CURRENT, Learner
 
@@ -109,12 +110,6 @@ def _largest_gap(stored: Tensor, recomputed: Tensor, floor: float = -20.0) -> fl
     """Where both say "never" (below exp(floor)) their difference means nothing."""
     gap = (stored.double().clamp(min=floor) - recomputed.double().clamp(min=floor)).abs().max()
     return float(gap) if bool(torch.isfinite(gap)) else float("inf")
-
-
-def mean_kl(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Mean KL(first || second) over rows of log-probabilities [A], nats; 0 without rows."""
-    found = [float((p_A.exp() * (p_A - q_A)).sum()) for p_A, q_A in zip(first, second, strict=True)]
-    return float(np.mean(found)) if found else 0.0
 
 
 def held_out(

@@ -34,6 +34,7 @@ from online_learning.gate import Thresholds, Verdict, judge
 from online_learning.metrics import MetricsLog, finite
 from online_learning.offline import ConversationTests
 from online_learning.publish import Weights, publish
+from online_learning.reach import Reach
 from online_learning.update import CURRENT, Learner
 
 log = logging.getLogger(__name__)
@@ -204,11 +205,12 @@ class Loop:
         recent = [row.decision for row in batch.credits[-RECENT_STATES:]]
         champion = {"held_out": self.learner.score([row.decision for row in rows], CURRENT)}
         champion["recent"] = self.learner.score(recent, CURRENT, leave_out_own=True)
+        reach = Reach(recent, champion["recent"], *self.thresholds.distances(len(rows)))
         verdicts = hear_verdicts(self.learner, self.store, batch.since, self._rescoring)
         try:
             earned = self._augment(batch.credits)
             metrics: dict[str, Any] = finite(
-                self.learner.update(earned, rng, self._progress, self._version, list(batch.words.values()))
+                self.learner.update(earned, rng, self._progress, self._version, list(batch.words.values()), reach)
             )
             self.learner.remember(batch.cases)
             self._progress("gate", 0, 1)

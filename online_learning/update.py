@@ -37,6 +37,7 @@ from online_learning.config import ActTerms, LearnerConfig
 from online_learning.hearing import as_heard, ridge_share
 from online_learning.minibatches import batches, mean_metrics, unpadded
 from online_learning.rated_rows import RatedRows, padded, rated_rows
+from online_learning.reach import Reach, shorten
 from online_learning.text_passes import generated_of, give_back, stored_or_scored, text_logprobs
 from online_learning.words import of_words
 
@@ -215,13 +216,19 @@ class Learner:
         progress: Progress,
         version: str = "",
         words: Sequence[Generated] = (),
+        reach: Reach | None = None,
     ) -> dict[str, float]:
         """Train on the rows in place. Returns the mean metrics of the last epoch, `epochs` done among them.
 
         `version`: the one whose weights these are; what its rows store of generated text is not computed again. `words`:
-        operators' own (`demonstrations`); they need no log-probabilities of whoever wrote them.
+        operators' own (`demonstrations`); they need no log-probabilities of whoever wrote them. `reach`: how far choices may
+        move; None: as far as the steps go.
         """
+        self._lay_ground([credit.decision for credit in earned])
+        origin = [tensor.detach().clone() for tensor in self._policy_parameters()]
         metrics = self._update_acts(earned, rng, progress)
+        if reach is not None:
+            metrics["kept_step"] = shorten(self._policy_parameters(), origin, partial(self._within, reach))
         written = [credit for credit in earned if credit.decision.generated is not None]
         written = of_words(written[-self.config.text_rows_per_update :])
         if (written or words) and self.writer is not None:
@@ -231,7 +238,6 @@ class Learner:
         return metrics
 
     def _update_acts(self, earned: Sequence[Credit], rng: np.random.Generator, progress: Progress) -> dict[str, float]:
-        self._lay_ground([credit.decision for credit in earned])
         rows = self.rows(earned)
         rows, loss, heard = as_heard(rows, self.config.loss)
         lengths = [len(row.decision.query_ids) for row in earned]
@@ -246,6 +252,11 @@ class Learner:
             if means.get("kl_prox", 0.0) > self.config.max_kl_prox:
                 break
         return means
+
+    def _within(self, reach: Reach) -> bool:
+        """Whether the gate would let the policy as it stands move so far."""
+        now = self.score(reach.recent, CURRENT, leave_out_own=True)
+        return reach.holds(now, self.start_scores(reach.recent))
 
     def _lay_ground(self, decisions: Sequence[Decision]) -> None:
         """While the head has learned nothing, its way in is made from the acts' own texts: see `whitening`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -73,6 +73,8 @@ QUICK = LearnerConfig(
 """A learner that moves far enough in one update of a few thumbs to be seen."""
 LENIENT = Thresholds(max_kl_champion=50.0, max_kl_start=50.0)
 """A gate that does not mind how far it moves: what is tested is elsewhere."""
+STRICT = replace(LENIENT, max_rescore_error=-1.0)
+"""A gate that lets nothing through, however near."""
 
 
 def write_bank(folder: Path) -> Path:
@@ -98,9 +100,9 @@ class Home:
 
     # --- the learner --------------------------------------------------------------------------------------------------
     def loop(self, **overrides: Any) -> Loop:
-        """A learner as a new process has it; `resume()` is the caller's."""
+        """A learner as a new process has it; `resume()` is the caller's. `make`: the class of what learns."""
         torch.manual_seed(0)
-        config = overrides.pop("config", QUICK)
+        config, make = overrides.pop("config", QUICK), overrides.pop("make", Learner)
         model = PolicyModel(EncoderPart(Path(self.settings.model)))
         parts: dict[str, Any] = {
             "settings": self.settings,
@@ -108,7 +110,7 @@ class Home:
             "adapters": self.adapters,
             "domain": self.domain,
             "rules": load_rules(self.domain.rewards_path),
-            "learner": Learner(model, config),
+            "learner": make(model, config),
             "tests": ConversationTests(OfflinePolicy(model, self.domain, self.settings), self.domain),
             "load_writer": lambda: CausalPart(Path(self.settings.causal_model)),
             "thresholds": LENIENT,

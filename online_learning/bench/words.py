@@ -3,7 +3,8 @@
 People ask the bank and get generated replies; an operator corrects each of the first in the house style (`house_style`: greets,
 asks back), people press thumbs for the right article. All in one process: the real session, teacher, engine, store, learner
 and gate. A third of the articles is never asked about. Of their answers in the house style the likelihood is measured, and
-on questions about them the style of what is written, under the fresh install and under the last version.
+on questions about them the style of what is written, under the fresh install and under each version; and whether these
+replies stay with what they were given: words that look like names and stand neither in article nor conversation are counted.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ from bot.errors import ConfigError
 from bot.feedback.desk import Doing
 from bot.feedback.rules import load_rules
 from bot.feedback.store import Store
+from bot.feedback.text_metrics import words
 from bot.policy.adapted import BASE
 from bot.policy.causal import CausalPart
+from bot.policy.types import Policy
 from bot.render import reply_prompt
 from bot.settings import Settings
 from online_learning.bench.house_style import ANSWERS
 from online_learning.bench.stream import bench_settings
 from online_learning.bench.style import Material, Reply, change, choices_judged, interval, until_served, written
-from online_learning.demonstrations import Demonstration, Unfit, spelled
+from online_learning.demonstrations import Demonstration, Unfit, names, spelled
 from online_learning.evaluate import Question, load_questions
 from online_learning.loop import Loop
 from online_learning.process import build_loop
@@ -54,6 +57,19 @@ ENOUGH = 16
 """Fresh rewards for an update: of a block more settle, also of one in which nobody is corrected."""
 AT_ONCE = 8
 LIKELIHOODS = ("loglik_before", "loglik_after")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A version, measured."""
+
+    version: str
+    unseen: list[float]
+    """Mean log-probability of a token, by answer that nobody gave; nats."""
+    shown: list[float]
+    """The same of the answers that operators gave."""
+    replies: Sequence[Reply]
+    """To judged questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +108,12 @@ def _seed(settings: Settings, seed: int, num_turns: int) -> dict[str, Any]:
     with Store(settings.database) as store:
         loop = build_loop(settings, store, domain=plan.material.domain)
         loop.resume()
-        champion, before, after = asyncio.run(_live(plan, loop, num_turns))
-        record = choices_judged(replace(plan.material, judged=plan.others), loop, champion)
-        record |= _likelihoods(plan, loop) | {"style_before": styles(before), "style_after": styles(after)}
+        stages = asyncio.run(_live(plan, loop, num_turns))
+        record = choices_judged(replace(plan.material, judged=plan.others), loop, stages[-1].version)
+        for edge, stage in (("before", stages[0]), ("after", stages[-1])):
+            record |= {f"loglik_{edge}": stage.unseen, f"style_{edge}": styles(stage.replies)}
+            record |= {f"invented_{edge}": invented(plan.material, stage.replies)}
+        record |= {"curve": [_point(plan.material, stage) for stage in stages]}
         record |= {"updates": [{"outcome": row.outcome} | _of_words(row.metrics) for row in store.updates()]}
     shutil.rmtree(home)
     return record | {"turns": num_turns, "seconds": round(time.monotonic() - started, 1)}
@@ -118,8 +137,9 @@ def _nth(questions: Sequence[Question], article: str, number: int) -> Question:
     return of_it[number % len(of_it)]
 
 
-async def _live(plan: Plan, loop: Loop, num_turns: int) -> tuple[str, list[Reply], list[Reply]]:
-    """The last version, and what the fresh install and it show for judged questions."""
+async def _live(plan: Plan, loop: Loop, num_turns: int) -> list[Stage]:
+    """The fresh install and the versions that came after it, one a block at most."""
+    stages: list[Stage] = []
     async with serving(plan.material.settings) as built:
         with tqdm(total=num_turns, unit="turn", file=sys.stderr, disable=None) as bar:
             for start in range(0, num_turns, AT_ONCE):
@@ -130,9 +150,17 @@ async def _live(plan: Plan, loop: Loop, num_turns: int) -> tuple[str, list[Reply
                     while await asyncio.to_thread(loop.step):
                         pass
                     await until_served(built.policy, loop.adapters.champion().version)
-        champion = loop.adapters.champion().version
-        before = await written(plan.material, built.policy, BASE_VERSION)
-        return champion, before, await written(plan.material, built.policy, champion)
+                    stages.append(await _stage(plan, loop, built.policy, loop.adapters.champion().version))
+        return [await _stage(plan, loop, built.policy, BASE_VERSION), *stages]
+
+
+async def _stage(plan: Plan, loop: Loop, policy: Policy, version: str) -> Stage:
+    """`version`: the fresh install's or the one whose weights the learner holds."""
+    adapter = BASE if version == BASE_VERSION else CURRENT
+    judged, taught = plan.material.judged, plan.material.asked[:NUM_TAUGHT]
+    unseen = await asyncio.to_thread(_likelihoods, plan, judged, loop, adapter)
+    shown = await asyncio.to_thread(_likelihoods, plan, taught, loop, adapter)
+    return Stage(version, unseen, shown, await written(plan.material, policy, version))
 
 
 async def _turn(plan: Plan, built: Serving, number: int) -> None:
@@ -164,25 +192,40 @@ def styles(replies: Sequence[Reply]) -> dict[str, list[float]]:
     }
 
 
-def _likelihoods(plan: Plan, loop: Loop) -> dict[str, Any]:
-    """Mean log-probability of a token, by answer that nobody gave, under the fresh install and the last version."""
+def invented(material: Material, replies: Sequence[Reply]) -> list[list[str]]:
+    """Of each reply: words that look like names and stand in nothing the model was given."""
+    given = (set(words(_prompt(material, question))) for question in material.judged)
+    return [sorted(names(reply.text) - known) for reply, known in zip(replies, given, strict=True)]
+
+
+def _point(material: Material, stage: Stage) -> dict[str, Any]:
+    """A stage as people read it."""
+    rates = {rule: round(float(np.mean(values)), 4) for rule, values in styles(stage.replies).items()}
+    logliks = {"unseen": stage.unseen, "shown": stage.shown}
+    means = {name: round(float(np.mean(values)), 4) for name, values in logliks.items()}
+    return {"version": stage.version} | means | rates | {"invented": invented(material, stage.replies)}
+
+
+def _prompt(material: Material, question: Question) -> str:
+    source = material.domain.articles[question.answer].answer
+    return reply_prompt(State("words", (Said("user", question.text),)), material.domain.persona, (source,))
+
+
+@torch.no_grad()
+def _likelihoods(plan: Plan, questions: Sequence[Question], loop: Loop, adapter: str) -> list[float]:
+    """Mean log-probability of a token, by answer; those that the mask forbids have none."""
     writer = loop.learner.writer
     assert writer is not None, "generated replies need a causal part"
-    rows = _held_out(plan, writer)
-    found: dict[str, list[float]] = {name: [] for name in LIKELIHOODS}
-    with torch.no_grad(), writer.remembering(sum(len(row.prompt_ids) for row in rows)):
-        for row in rows:
-            for name, adapter in zip(LIKELIHOODS, (BASE, CURRENT), strict=True):
-                found[name].append(float(writer.token_logprobs([row], [adapter])[0].mean()))
-    return found
+    rows = _answers(plan, questions, writer)
+    with writer.remembering(sum(len(row.prompt_ids) for row in rows)):
+        return [float(writer.token_logprobs([row], [adapter])[0].mean()) for row in rows]
 
 
-def _held_out(plan: Plan, writer: CausalPart) -> list[Generated]:
-    """Operators' answers to judged questions; those that the mask forbids have no likelihood."""
+def _answers(plan: Plan, questions: Sequence[Question], writer: CausalPart) -> list[Generated]:
+    """Operators' answers to questions, as a version would have written them."""
     rows, domain, policy = list[Generated](), plan.material.domain, plan.material.settings.policy
-    for question in plan.material.judged:
-        source = domain.articles[question.answer].answer
-        prompt = reply_prompt(State("words", (Said("user", question.text),)), domain.persona, (source,))
+    for question in questions:
+        source, prompt = domain.articles[question.answer].answer, _prompt(plan.material, question)
         row = Demonstration("", "", "", prompt, source, plan.answers[question.answer], was_generated=False)
         try:
             rows.append(spelled(row, writer.vocabulary, temperature=policy.text_temperature, max_tokens=MAX_TOKENS))
@@ -201,7 +244,8 @@ def _of_words(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- all seeds --------------------------------------------------------------------------------------------------------
 def summary(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over answers, replies and questions of all seeds; `style`: the mean of both rates. Intervals pool the seeds."""
+    """Means over answers, replies and questions of all seeds; `style`: the mean of both rates; `invented`: share of replies with
+    a word that looks like a name and was not given. Intervals pool the seeds."""
     loglik = [np.concatenate([seed[name] for seed in seeds]) for name in LIKELIHOODS]
     rates = [{rule: np.concatenate([s[edge][rule] for s in seeds]) for rule in seeds[0][edge]} for edge in _STYLES]
     style = [np.mean(list(rate.values()), axis=0) for rate in rates]
@@ -213,6 +257,9 @@ def summary(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     report |= {rule: [round(float(rate[rule].mean()), 4) for rate in rates] for rule in rates[0]}
     report |= {"accuracy_before": right["before"], "accuracy_after": right["after"], "accuracy_diff_ci": right["ci"]}
     report |= {"accuracy_served_before": served["before"], "accuracy_served_after": served["after"]}
+    for edge in ("before", "after"):
+        found = [bool(strange) for seed in seeds for strange in seed[f"invented_{edge}"]]
+        report |= {f"invented_{edge}": round(float(np.mean(found)), 4)}
     report |= {"kl_acts": [seed["kl_acts"] for seed in seeds], "updates": [seed["updates"] for seed in seeds]}
     report |= {"by_seed": [_by_seed(seed) for seed in seeds], "turns": seeds[0]["turns"], "seeds": len(seeds)}
     rose = report["loglik_diff_ci"][0] > 0 and report["style_diff_ci"][0] > 0
@@ -227,7 +274,7 @@ def _by_seed(seed: Mapping[str, Any]) -> dict[str, Any]:
     return (
         means
         | {name: round(float(np.mean(list(seed[name].values()))), 4) for name in _STYLES}
-        | {"seconds": seed["seconds"]}
+        | {"curve": seed["curve"], "seconds": seed["seconds"]}
     )
 
 

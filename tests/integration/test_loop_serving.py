@@ -12,8 +12,7 @@ import pytest
 from bot.conversation import BASE_VERSION
 from bot.policy.types import ActRequest, Choice
 from online_learning.evidence import rescore
-from online_learning.gate import Thresholds
-from tests.learner_rig import Home, open_home, tiny_models
+from tests.learner_rig import STRICT, Home, open_home, tiny_models
 
 PLEASE = "my card please"
 TAUGHT = [(PLEASE, "card_arrival", 1), (PLEASE, "lost_card", -1)] * 2
@@ -86,7 +85,7 @@ def test_what_the_server_stored_rescores_in_the_learner(home: Home) -> None:
 def test_a_refused_candidate_is_never_served(home: Home) -> None:
     """Invariant 8: the gate says no, and there is nothing for the server to find."""
     home.teach(TAUGHT)
-    home.resumed(thresholds=Thresholds(max_kl_champion=0.0)).step()
+    home.resumed(thresholds=STRICT).step()
     version, choice, _ = served(home)
     assert version == BASE_VERSION
     assert choice.logprobs == pytest.approx(home.outlook(PLEASE)[1], abs=1e-5)

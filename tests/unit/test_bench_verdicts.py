@@ -15,8 +15,7 @@ from online_learning.bench.stream import Outcome, Stream, bench_settings
 from online_learning.bench.verdicts import Judged, ended_below_start, figures, recorded
 from online_learning.config import LearnerConfig
 from online_learning.evaluate import Question
-from online_learning.gate import Thresholds
-from tests.learner_rig import ARTICLES, QUICK, Home, open_home, tiny_models
+from tests.learner_rig import ARTICLES, QUICK, STRICT, Home, open_home, tiny_models
 
 QUESTIONS = [Question(f"{text} {word}", name) for name, (_, texts) in ARTICLES.items() for text in texts
              for word in ("please", "now", "today", "thanks", "quickly", "again", "sir")]  # fmt: skip
@@ -122,11 +121,11 @@ def test_labels_of_judged_questions_reach_neither_learner_nor_gate(homes: list[H
 def test_a_refused_candidate_is_judged_before_it_is_thrown_away(homes: list[Home]) -> None:
     """A gate that lets nothing through: every candidate moved, the champion stays what the fresh install is."""
     made = stream(homes[0], QUESTIONS[::3], replace(QUICK, learning_rate=2e-2))
-    made._loop.thresholds = Thresholds(max_kl_champion=0.0)
+    made._loop.thresholds = STRICT
     outcome = made.run((), lambda *_: None)
     assert set(outcome.updates) == {"refused"}
     start = outcome.points[0].marks["right"]
     assert all(np.array_equal(verdict.champion, start) for verdict in outcome.verdicts)
-    assert all("KL to the champion" in verdict.reasons[0] for verdict in outcome.verdicts)
+    assert all("re-scoring" in verdict.reasons[0] for verdict in outcome.verdicts)
     assert any(not np.array_equal(verdict.candidate, start) for verdict in outcome.verdicts)
     assert [verdict.num_thumbs for verdict in outcome.verdicts] == [32, 64]

@@ -20,7 +20,7 @@ from online_learning.checkpoint import load_checkpoint
 from online_learning.loop import Loop
 from online_learning.update import CURRENT
 from tests.builders import make_message
-from tests.learner_rig import QUICK, Home, open_home, tiny_models
+from tests.learner_rig import QUICK, STRICT, Home, open_home, tiny_models
 
 ANA = Doing("operator:ana", 5000.0)
 QUESTION = "where is my card"
@@ -142,7 +142,7 @@ def test_words_that_are_known_teach_no_more(home: Home, known: float, teaches: b
 def test_a_refused_update_learned_nothing(home: Home) -> None:
     """The row says what it drew from; no version does, and the next update draws on the words again."""
     correct(home, four(home)[0])
-    loop = home.resumed(config=FAST, thresholds=replace(home.loop().thresholds, max_kl_start=-1.0))
+    loop = home.resumed(config=FAST, thresholds=STRICT)
     loop.step()
     assert home.store.updates()[-1].outcome == "refused"
     assert home.store.desk.followed(home.store.desk.cases())[0].words_taught == ""

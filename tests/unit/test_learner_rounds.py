@@ -14,17 +14,15 @@ import torch
 from bot.conversation import BASE_VERSION, Decision, Signal, SignalKind
 from bot.policy.adapters import AdapterStore, Champion
 from online_learning.config import RECIPES
-from online_learning.gate import TestResults, Thresholds
+from online_learning.gate import TestResults
 from online_learning.loop import Loop
 from online_learning.offline import ConversationTests
 from online_learning.update import CURRENT
-from tests.learner_rig import LENIENT, QUICK, SECRET, Home, open_home, tiny_models
+from tests.learner_rig import LENIENT, QUICK, SECRET, STRICT, Home, open_home, tiny_models
 
 PLEASE = "my card please"
 """The retriever shows `lost_card` (0.91) and is told that `card_arrival` (0.06) was meant."""
 TAUGHT = [(PLEASE, "card_arrival", 1), (PLEASE, "lost_card", -1)] * 2
-STRICT = Thresholds(max_kl_champion=0.0)
-"""A gate that lets nothing through."""
 
 
 @pytest.fixture(scope="session")
