@@ -16,21 +16,20 @@ import random
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from queue import SimpleQueue
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bot.conversation import Generated
 from bot.errors import ModelError
 from bot.policy.adapted import BASE
 from bot.policy.decoder import Decoder, Layers
 from bot.policy.endings import last_place, num_held_back, read_on
 from bot.policy.grounding import amounts
-from bot.policy.pieces import Piece
 from bot.policy.prefixes import BLOCK_TOKENS, PrefixCache, block_keys, followers
+from bot.policy.reply import Reply
 from bot.policy.sampling import NOTHING_TO_DRAW, draw
 from bot.policy.scheduler import Job, Reading, Scheduler
 from bot.policy.tally import SECONDS, SIZES, Tally
@@ -41,29 +40,6 @@ from bot.policy.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 CLOSED = "the engine is closed: the server is stopping"
-
-
-@dataclass(slots=True, eq=False)
-class _Reply:
-    """A reply while it is written. `outbox` belongs to the event loop, all else to the writer's thread."""
-
-    request: TextRequest
-    version: str
-    prompt_ids: tuple[int, ...]
-    begin: int
-    """Where the version begins to read; before, the base model does."""
-    job: Job
-    known: frozenset[str]
-    uniforms: random.Random
-    emit: Callable[[TextDelta | Exception], None]
-    asked_at: float
-    """By the writer's clock, seconds."""
-    block_keys: tuple[int, ...] = ()
-    """Of the blocks that others may share."""
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    text: str = ""
-    num_sent: int = 0
 
 
 class Writer:
@@ -88,7 +64,7 @@ class Writer:
         self._clock = clock
         self._scheduler = Scheduler(decoder.num_slots, step_tokens, max(512, 4 * step_tokens))
         self._prefixes: PrefixCache[Tensor] = PrefixCache(max_prefix_tokens // BLOCK_TOKENS)
-        self._replies: dict[Job, _Reply] = {}
+        self._replies: dict[Job, Reply] = {}
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stats = WriterStats()
         self.batches = Tally(SIZES)
@@ -233,8 +209,8 @@ class Writer:
         job.num_prompt = len(prompt_ids)
         job.deadline_at = None if request.deadline_s is None else self._clock() + request.deadline_s
         begin = 0 if version == BASE else last_place(prompt_ids, invocation)
-        reply = _Reply(request, version, prompt_ids, begin, job, known, uniforms, emit, self._clock())
-        reply.block_keys = block_keys(*self._shared(reply))[: self._prefixes.max_blocks]
+        reply = Reply(request, version, prompt_ids, begin, job, known, uniforms, emit, self._clock())
+        reply.block_keys = block_keys(*reply.shared)[: self._prefixes.max_blocks]
         self._replies[job] = reply
         self._scheduler.add(job)
 
@@ -249,8 +225,8 @@ class Writer:
         for job in self._scheduler.admit():
             self._admit(self._replies[job])
         writing, reading = self._scheduler.plan(self._followers())
-        pieces = [self._next_piece(self._replies[job]) for job in writing]
-        pieces += [piece for part in reading for piece in self._prompt_pieces(part)]
+        pieces = [self._replies[job].next_piece() for job in writing]
+        pieces += [piece for part in reading for piece in self._replies[part.job].prompt_pieces(part)]
         if pieces:
             self.batches.add(len(self._scheduler.running))
             speaking = [self._replies[job] for job in writing]
@@ -278,23 +254,17 @@ class Writer:
         )
 
     # --- prompts --------------------------------------------------------------------------------------------------
-    def _shared(self, reply: _Reply) -> tuple[str, tuple[int, ...]]:
-        """Who reads the beginning of the prompt, and the tokens of it that others may share: not the last one, of which
-        logits are wanted."""
-        end = reply.begin or len(reply.prompt_ids)
-        return (BASE if reply.begin else reply.version), reply.prompt_ids[: min(end, len(reply.prompt_ids) - 1)]
-
-    def _admit(self, reply: _Reply) -> None:
+    def _admit(self, reply: Reply) -> None:
         self._stats = replace(self._stats, num_replies=self._stats.num_replies + 1)
         self.queue_s.add(self._clock() - reply.asked_at)
 
-    def _recall(self, reply: _Reply) -> None:
+    def _recall(self, reply: Reply) -> None:
         """Put what was read of this prompt by others, and goes on where its own reading ends, into the slot."""
         if reply.job.num_read % BLOCK_TOKENS:
             return
-        found = self._prefixes.find(*self._shared(reply))[reply.job.num_read // BLOCK_TOKENS :]
+        found = self._prefixes.find(*reply.shared)[reply.job.num_read // BLOCK_TOKENS :]
         for kept in found:
-            self.decoder.write(_slot(reply), reply.job.num_read, kept)
+            self.decoder.write(reply.slot, reply.job.num_read, kept)
             reply.job.num_read += BLOCK_TOKENS
         self._prefixes.count(num_reused=len(found) * BLOCK_TOKENS)
 
@@ -311,28 +281,13 @@ class Writer:
     def _remember(self, part: Reading) -> None:
         """Keep what was read of the beginning of a prompt."""
         reply = self._replies[part.job]
-        slot, (reader, tokens) = _slot(reply), self._shared(reply)
+        slot, (reader, tokens) = reply.slot, reply.shared
         self._prefixes.count(num_read=part.end - part.start)
         self._prefixes.keep(reader, tokens[: part.end], lambda start, end: self.decoder.read(slot, start, end))
 
-    def _prompt_pieces(self, part: Reading) -> list[Piece]:
-        """By the base model up to where the version begins to read, then by the version."""
-        reply = self._replies[part.job]
-        middle = min(max(reply.begin, part.start), part.end)
-        spans = [(BASE, part.start, middle), (reply.version, middle, part.end)]
-        return [
-            Piece(_slot(reply), start, reply.prompt_ids[start:end], reader, int(end == len(reply.prompt_ids)))
-            for reader, start, end in spans
-            if start < end
-        ]
-
     # --- words ----------------------------------------------------------------------------------------------------
-    def _next_piece(self, reply: _Reply) -> Piece:
-        position = len(reply.prompt_ids) + len(reply.tokens) - 1
-        return Piece(_slot(reply), position, (reply.tokens[-1],), reply.version, 1)
-
     @torch.inference_mode()
-    def _speak(self, replies: Sequence[_Reply], logits_R_V: Tensor) -> None:
+    def _speak(self, replies: Sequence[Reply], logits_R_V: Tensor) -> None:
         """Draw the next token of each, under its own temperature, mask and random stream."""
         device = logits_R_V.device
         masks = np.stack([self._words.allowed(reply.text, reply.known) for reply in replies])
@@ -351,7 +306,7 @@ class Writer:
             reply.logprobs.append(logprob)
             self._go_on(reply)
 
-    def _go_on(self, reply: _Reply) -> None:
+    def _go_on(self, reply: Reply) -> None:
         """Send what the newest token adds to the text; end the reply where it ends."""
         reply.text, stop_reason = read_on(self._words, reply.text, reply.tokens, reply.request)
         if len(reply.prompt_ids) + len(reply.tokens) > self.decoder.num_positions:
@@ -361,45 +316,27 @@ class Writer:
         else:
             self._send(reply, len(reply.text) - num_held_back(reply.text, reply.request.stop))
 
-    def _send(self, reply: _Reply, end: int) -> None:
+    def _send(self, reply: Reply, end: int) -> None:
         if end > reply.num_sent:
             reply.emit(TextDelta(reply.text[reply.num_sent : end]))
             reply.num_sent = end
 
-    def _expire(self, reply: _Reply) -> None:
+    def _expire(self, reply: Reply) -> None:
         late = f"no reply within {reply.request.deadline_s:g} s: the server is busy"
         self._finish(reply, "deadline" if reply.tokens else ModelError(late))
 
-    def _finish(self, reply: _Reply, outcome: str | ModelError) -> None:
+    def _finish(self, reply: Reply, outcome: str | ModelError) -> None:
         self._remove(reply)
         if isinstance(outcome, ModelError):
             reply.emit(outcome)
             return
         self._send(reply, len(reply.text))
-        reply.emit(TextDelta("", self._generated(reply, outcome)))
+        reply.emit(TextDelta("", reply.generated(outcome, str(self.decoder.dtype).removeprefix("torch."))))
 
-    def _generated(self, reply: _Reply, stop_reason: str) -> Generated:
-        request = reply.request
-        return Generated(
-            reply.prompt_ids,
-            tuple(reply.tokens),
-            tuple(reply.logprobs),
-            request.temperature,
-            request.sources,
-            reply.text.strip(),
-            stop_reason,
-            str(self.decoder.dtype).removeprefix("torch."),
-        )
-
-    def _remove(self, reply: _Reply) -> None:
+    def _remove(self, reply: Reply) -> None:
         del self._replies[reply.job]
         moved = self._scheduler.remove(reply.job)
         if moved is not None:
             source, target = moved
             taker = self._replies[self._scheduler.running[target]]
             self.decoder.move(source, target, taker.job.num_read + len(taker.tokens))
-
-
-def _slot(reply: _Reply) -> int:
-    assert reply.job.slot is not None, "only running replies are in a pass"
-    return reply.job.slot
