@@ -114,9 +114,10 @@ class Handover(_FromClient):
 
 
 class ChangeSettings(_FromClient):
-    """Settings of this conversation."""
+    """Settings of this conversation. The key, where there is one, comes back in the answer."""
 
     type: Literal["settings"] = "settings"
+    key: Key | None = None
     reply: ReplyMode | None = None
     learn: bool | None = None
 

@@ -262,7 +262,7 @@ class _Tab:
         if frame.learn is not None:
             # Corrections of a conversation that is not to be learned from must speak no more.
             await self._service.parts.teacher.load_cases()
-        self._listener.send(AckOut(kind="settings"))
+        self._listener.send(AckOut(kind="settings", key=frame.key))
 
     def _count_message(self) -> bool:
         """Whether this person, or their network, is hasty (`bot.limits`). Raises TooMuch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,8 +13,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from bot.errors import NotFound
-from tests.browser.chat_page import ask, conversation_of, menu, replies
+from bot.errors import NotFound, TooMuch
+from bot.feedback.desk import Doing
+from tests.browser.chat_page import ask, conversation_of, menu, replies, say
 from tests.browser.conftest import Visit
 from tests.browser.product import Product
 from tests.builders import make_conversation
@@ -125,6 +127,49 @@ def test_do_not_learn_from_my_conversation_is_one_press_and_obeyed(visit: Visit,
     page.get_by_role("button", name="Allow learning").click()
     expect(page.locator(".rj-badge")).to_contain_text("learning")
     expect(page.get_by_role("button", name="Do not learn from my conversation")).to_be_visible()
+
+
+def test_a_wish_not_to_learn_is_shown_until_it_is_obeyed_or_refused(visit: Visit, product: Product) -> None:
+    """Pressed offline, it is sent after the reconnect. Refused, the page says what holds and offers another try."""
+    page = visit.chat()
+    ask(page)
+    stop, allow = "Do not learn from my conversation", "Allow learning"
+    kept, store = "!sessionStorage.getItem('rejoinder.outbox').includes('settings')", product.rig.store
+    product.cut_wire()
+    expect(page.get_by_text("You are offline. Reconnecting…")).to_be_visible()
+    page.get_by_role("button", name=stop).click()
+    product.mend_wire()
+    expect(page.get_by_text("You are offline. Reconnecting…")).to_be_hidden()
+    page.wait_for_function(kept)
+    expect(page.get_by_role("button", name=allow)).to_be_visible()
+    conversation = store.conversation(conversation_of(page))
+    assert not conversation.learn_ok
+    with suppress(TooMuch):
+        while True:
+            product.rig.app.state.service.feedback.take(conversation.person_id)
+    page.get_by_role("button", name=allow).click()
+    expect(page.locator(".rj-error")).to_contain_text("That was a lot at once.")
+    expect(page.get_by_text("Nothing in this conversation teaches the assistant.")).to_be_visible()
+    product.pass_time(60)
+    page.locator(".rj-error").get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("button", name=stop)).to_be_visible()
+    page.wait_for_function(kept)
+    assert store.conversation(conversation.id).learn_ok
+
+
+def test_a_person_is_written_to_without_waiting_for_the_assistant(visit: Visit, product: Product) -> None:
+    """No dots, and the send button stays: at once and after a reload. The bot's turn is the control elsewhere."""
+    page = visit.chat()
+    product.rig.store.desk.take_over(Doing("operator:anna", 1000.0), conversation_of(page))
+    page.reload()
+    expect(page.get_by_text("You are now talking with anna, a person.")).to_be_visible()
+    say(page, "Hello, are you there?")
+    expect(page.locator(".rj-sending")).to_have_count(0)
+    for _ in range(2):
+        expect(page.get_by_text("Hello, are you there?")).to_be_visible()
+        expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+        expect(page.locator(".rj-typing")).to_be_hidden()
+        page.reload()
 
 
 def test_a_conversation_is_downloaded_as_a_file(visit: Visit) -> None:

@@ -24,6 +24,7 @@ export class Chat {
   #conversationId = "";
   #end = { solved: null, csat: null, ended: false };
   #canSolve = false;
+  /** As the server last told; what is wanted and not acknowledged is in the outbox. */
   #settings = { reply: "approved", learn: true };
   #status = { kind: "", text: "" };
   #typingTimer = 0;
@@ -96,6 +97,7 @@ export class Chat {
   /** Keeps a frame until it is acknowledged; sends it now if it can. */
   #deliver(frame) {
     this.#outbox.put(frame.client_id || frame.key, frame);
+    if (frame.type === "settings") this.#showSettings();
     this.connection.send(frame);
   }
 
@@ -153,9 +155,7 @@ export class Chat {
   }
 
   #set(change) {
-    this.#settings = { ...this.#settings, ...change };
-    this.#onSettings(this.#settings);
-    this.connection.send({ type: "settings", ...change });
+    this.#deliver({ type: "settings", key: newId(), ...change });
   }
 
   #startFresh() {
@@ -243,6 +243,7 @@ export class Chat {
     if (clientId) this.thread.confirm(clientId, messageId, seq);
     if (frame?.type === "feedback") this.#votes.set(frame.message_id, this.#castVotes.get(key) || frame);
     this.#castVotes.delete(key);
+    if (frame?.type === "settings") this.#showSettings();
   }
 
   #onMessage(message) {
@@ -268,6 +269,13 @@ export class Chat {
 
   #onSettings({ reply, learn }) {
     this.#settings = { reply, learn };
+    this.#showSettings();
+  }
+
+  /** What is wanted is shown until the server has taken it or refused it. */
+  #showSettings() {
+    const wanted = this.#outbox.all().filter(({ type }) => type === "settings");
+    const { reply, learn } = Object.assign({}, this.#settings, ...wanted);
     this.thread.learns = learn;
     this.shell.setSettings(reply, learn);
   }
@@ -297,6 +305,7 @@ export class Chat {
     if (frame?.type === "message") return this.#messageRefused(frame, line);
     if (frame?.type === "retry") this.#setTyping(false);
     if (frame?.type === "feedback") this.thread.showVote(frame.message_id, this.#votes.get(frame.message_id) || {});
+    if (frame?.type === "settings") this.#showSettings();
     this.shell.showError(line, frame ? () => this.#deliver(frame) : null);
   }
 
@@ -335,7 +344,9 @@ export class Chat {
     if (state === "offline") this.#setTyping(false);
   }
 
-  #setTyping(on) {
+  /** Whether a reply is expected: while a person speaks, none is. */
+  #setTyping(expected) {
+    const on = expected && this.#status.kind !== "person";
     clearTimeout(this.#typingTimer);
     this.thread.typing(on);
     if (on) this.#typingTimer = setTimeout(() => this.#setTyping(false), GIVE_UP_TYPING_MS);
