@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bot.conversation import Conversation, Delta, Message, Signal, Standing
-from bot.errors import RejoinderError, TurnTaken
+from bot.errors import NotFound, RejoinderError, TurnTaken
 from bot.limits import Ticket
 from bot.listener import Listener
 from bot.wire import (
@@ -235,20 +235,34 @@ class Room:
             return stored
 
     async def retry(self, signal: Signal, reply: Message, *, hasty: bool = False) -> Signal:
-        """Store the wish for another answer; while `reply` is the newest, its question waits for one.
+        """Store the wish for another answer; while `reply` is the newest, its question waits for one, and what was
+        closed is open.
 
-        Sent twice, or after something else was said, it is only stored. Raises Busy, Unavailable, StoreError.
+        Sent twice, after something else was said, or while a person speaks, it is only stored. Raises Busy, Unavailable,
+        StoreError.
         """
         async with self.entry:
             with self._capacity(hasty=hasty) as ticket:
                 stored, messages = await asyncio.to_thread(
                     lambda: (self._hub.store.add_signal(signal), self._hub.store.messages(self.conversation.id))
                 )
-                if messages[-1].id == reply.id and self.conversation.status == "bot":
+                await self.refresh()
+                if self._is_newest(reply, messages) and self.conversation.status != "person":
+                    if self.conversation.status == "resolved":
+                        await self._reopen()
                     self._enqueue(next(message for message in reversed(messages) if message.role == "user"), ticket)
                 else:
                     ticket.give_back()
             return stored
+
+    def _is_newest(self, reply: Message, messages: Sequence[Message]) -> bool:
+        """Whether nothing but events came after it; `messages` may be out of date: a reply may have ended since."""
+        said = [message for message in messages if message.role != "system"]
+        return said[-1].id == reply.id and messages[-1].seq >= self._told_seq
+
+    async def _reopen(self) -> None:
+        await asyncio.to_thread(self._hub.store.update_conversation, self.conversation.id, status="bot")
+        await self.refresh()
 
     async def change(self, reply: str | None, learn: bool | None) -> None:
         """Store settings of the conversation and tell every tab."""
@@ -335,6 +349,8 @@ class Room:
             # A cancelled reply stored what it had written: that is told here.
             await self.publish()
             await self.refresh()
+        except NotFound:
+            logger.info("the conversation was erased while a reply was made in it")
         except RejoinderError:
             logger.exception("could not read the end of the reply in %s", self.conversation.id)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from bot.conversation import SignalKind
+from bot.conversation import Message, SignalKind
+from bot.feedback.store import Store
+from bot.room import Room
 from tests.builders import make_conversation, make_message
 from tests.service_rig import Live, Rig, Tab, live, open_rig
 
@@ -62,6 +65,76 @@ async def test_a_retry_is_a_signal_about_the_reply_and_brings_another_reply(serv
         assert [line.role for line in stored] == ["bot", "user", "bot", "bot"]
         assert stored[-1].id == second["id"]
         assert stored[-1].decision_id != stored[-2].decision_id
+
+
+async def test_another_answer_comes_while_one_waits_for_a_person_and_opens_what_was_closed(
+    server: Live, rig: Rig
+) -> None:
+    """As a message would. While a person speaks it is only stored: the control."""
+    async with server.tab() as tab:
+        reply, name = await ask(tab), tab.hello["conversation_id"]
+        for status, after in (("waiting", "waiting"), ("resolved", "bot")):
+            rig.store.update_conversation(name, status=status)
+            await tab.send(type="retry", key=status, message_id=reply["id"])
+            reply = await tab.next_reply()
+            assert rig.store.conversation(name).status == after
+        rig.store.update_conversation(name, status="person")
+        await tab.send(type="retry", key="person", message_id=reply["id"])
+        await acknowledged(tab, "person")
+        await end_of_reply(rig.hub.rooms[name])
+        assert rig.replier.num_replies == 3
+
+
+async def acknowledged(tab: Tab, key: str) -> None:
+    while (await tab.next("ack"))["key"] != key:
+        pass
+
+
+async def end_of_reply(room: Room) -> None:
+    """Of the one that is being made, if any."""
+    task = room.stop_after_this()
+    if task is not None:
+        await asyncio.wait({task})
+
+
+class LateStore(Store):
+    """The next whole transcript that is read comes late: what happens meanwhile is not in it."""
+
+    is_late = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.was_read, self.may_come = threading.Event(), threading.Event()
+
+    def messages(self, conversation_id: str, after_seq: int = 0) -> list[Message]:
+        found = super().messages(conversation_id, after_seq)
+        if self.is_late and not after_seq:
+            self.is_late = False
+            self.was_read.set()
+            assert self.may_come.wait(20)
+        return found
+
+
+async def test_another_answer_asked_for_in_two_tabs_at_once_is_one(tmp_path: Path) -> None:
+    """The second tab's wish is weighed just when the first one's reply ends: it is stored, and brings nothing more."""
+    store = LateStore(tmp_path / "late.db")
+    with open_rig(tmp_path, store=store) as rig:
+        async with live(rig.app) as server, server.tab() as one:
+            reply, room = await ask(one), rig.hub.rooms[one.hello["conversation_id"]]
+            async with server.tab(**one.credentials) as two:
+                rig.policy.hold()
+                await one.send(type="retry", key="r1", message_id=reply["id"])
+                await acknowledged(one, "r1")
+                store.is_late = True
+                await two.send(type="retry", key="r2", message_id=reply["id"])
+                assert await asyncio.to_thread(store.was_read.wait, 20)
+                rig.policy.step(99)
+                await end_of_reply(room)
+                store.may_come.set()
+                await acknowledged(two, "r2")
+                await end_of_reply(room)
+                assert rig.replier.num_replies == 2
+                assert kinds(rig, one) == [("retry", 1.0, True)] * 2
 
 
 async def test_what_cannot_be_retried_is_refused_in_one_line(server: Live, rig: Rig) -> None:
@@ -176,8 +249,10 @@ def test_other_pages_may_read_answers_only_if_they_are_named(
     assert answer.headers.get("access-control-allow-origin") == allowed
 
 
-async def test_a_reply_under_way_when_its_conversation_is_erased_disturbs_nobody(server: Live, rig: Rig) -> None:
-    """It ends; another chat on the same server goes on."""
+async def test_a_reply_under_way_when_its_conversation_is_erased_disturbs_nobody(
+    server: Live, rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends, and no fault is logged; another chat on the same server goes on."""
     rig.policy.hold()
     async with server.tab() as tab, server.tab() as other:
         await tab.send(type="message", client_id="a1", text="Where is my card?")
@@ -188,4 +263,6 @@ async def test_a_reply_under_way_when_its_conversation_is_erased_disturbs_nobody
         room.stop()
         await asyncio.to_thread(rig.store.erase_conversation, conversation_id, author="person", at=1.0)
         rig.policy.step(99)
+        await end_of_reply(room)
         assert (await ask(other))["text"] == "In five days."
+    assert [record.message for record in caplog.records if record.exc_info] == []
