@@ -99,13 +99,14 @@ MATRIX: dict[tuple[str, str], tuple[bool, ...]] = {
 
 
 def routes_of(app: Any) -> set[tuple[str, str]]:
-    """(method, path) of every route, those of included routers too."""
+    """(method, path) of every route, those of included routers too; a name that may hold slashes stands as any other."""
     found: set[tuple[str, str]] = set()
     for route in all_routes(app.routes):
         if isinstance(route, WebSocketRoute) or type(route).__name__ == "APIWebSocketRoute":
             found.add(("WEBSOCKET", route.path))
         elif isinstance(route, APIRoute | Route):
-            found |= {(method, route.path) for method in route.methods or () if method != "HEAD"}
+            path = route.path.replace(":path}", "}")
+            found |= {(method, path) for method in route.methods or () if method != "HEAD"}
         else:
             found.add(("UNKNOWN", repr(route)))
     return found

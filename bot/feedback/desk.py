@@ -54,7 +54,7 @@ class Desk:
         return row
 
     def counts(self, who: str, now: float) -> dict[str, int]:
-        """Conversations by state, and `mine`."""
+        """Conversations by state, and `mine`; a visit that ended at the greeting is none."""
         found: dict[str, int] = self._read(reads.counts, who, now)
         return found
 

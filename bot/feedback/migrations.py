@@ -78,6 +78,13 @@ def display_names(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0010_wordless_visits")
+def wordless_visits(db: Database) -> None:
+    """Visits that ended at the greeting are counted by an index."""
+    for statement in schema_desk.WORDLESS_VISITS:
+        db.execute(statement)
+
+
 def migrate(conn: Connection) -> None:
     """Bring the file up to date. Two processes may start at once: the second waits, then finds nothing to do.
 

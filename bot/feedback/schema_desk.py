@@ -258,6 +258,10 @@ DESK: tuple[str, ...] = (
 )
 """The statements of the migration, in order."""
 
+WORDLESS = "status = 'bot' AND num_messages < 2 AND last_role <> 'user'"
+"""Of the inbox: a page was opened and left at the greeting, which may be most of all rows."""
+WORDLESS_VISITS = (f"CREATE INDEX inbox_wordless ON inbox (snoozed_until) WHERE {WORDLESS}",)
+
 DISPLAY_NAMES = ("ALTER TABLE accounts ADD COLUMN display_name TEXT NOT NULL DEFAULT ''",)
 
 PROVIDER_ACCOUNTS = (

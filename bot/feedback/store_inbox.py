@@ -14,6 +14,7 @@ from typing import Any
 from bot.conversation import Standing
 from bot.errors import NotFound
 from bot.feedback.desk_records import NOBODY, InboxPage, InboxQuery, InboxRow, Piece
+from bot.feedback.schema_desk import WORDLESS
 from bot.feedback.store_connection import Connection, Row
 from bot.feedback.store_reports import search_expression
 
@@ -26,14 +27,17 @@ _NEWEST = 2**62
 """Above every row id."""
 _OUTCOMES = {1: "solved", 0: "not_solved", -1: ""}
 
+_HAS_WORDS = "(i.status <> 'bot' OR i.num_messages > 1 OR i.last_role = 'user')"
+"""What is not WORDLESS: somebody wrote, or asked for a person. The rest is nothing to work on."""
 _VIEWS = {
-    "bot": "i.status = 'bot' AND i.snoozed_until <= :now",
+    "bot": f"i.status = 'bot' AND i.snoozed_until <= :now AND {_HAS_WORDS}",
     "waiting": "i.status = 'waiting' AND i.snoozed_until <= :now",
     "person": "i.status = 'person' AND i.snoozed_until <= :now",
     "resolved": "i.status = 'resolved' AND i.snoozed_until <= :now",
     "snoozed": "i.snoozed_until > 0 AND i.snoozed_until > :now",
-    "open": "i.status <> 'resolved' AND i.snoozed_until <= :now",
+    "open": f"i.status <> 'resolved' AND i.snoozed_until <= :now AND {_HAS_WORDS}",
 }
+_NUM_WORDLESS = f"SELECT count(*) FROM inbox WHERE {WORDLESS} AND snoozed_until <= ?"  # noqa: S608 - our own words
 _FACET = (
     "EXISTS (SELECT 1 FROM inbox_facets WHERE conversation_id = i.conversation_id AND kind = '{0}' AND value = :{0})"
 )
@@ -206,16 +210,18 @@ def _facets(conn: Connection, ids: Sequence[str]) -> dict[tuple[str, str], list[
 
 # --- beside the list --------------------------------------------------------------------------------------------------
 def counts(conn: Connection, who: str, now: float) -> dict[str, int]:
-    """Conversations by state, and `mine`: claimed by `who` and not resolved."""
+    """Conversations by state, and `mine`: claimed by `who` and not resolved. Of those with the bot, the ones with words."""
     total = dict(conn.execute("SELECT status, count(*) FROM inbox GROUP BY status").fetchall())
     # Grouped by SQLite, it would walk the whole inbox by status for the few that sleep.
     sleeping = conn.execute("SELECT status FROM inbox WHERE snoozed_until > 0 AND snoozed_until > ?", [now])
     asleep = Counter(row[0] for row in sleeping)
+    wordless = conn.execute(_NUM_WORDLESS, [now]).fetchone()[0]
     mine = conn.execute(
         "SELECT count(*) FROM inbox WHERE assignee <> '' AND assignee = ? AND status <> 'resolved'", [who]
     ).fetchone()[0]
     statuses = ("bot", "waiting", "person", "resolved")
     awake = {status: int(total.get(status, 0)) - asleep[status] for status in statuses}
+    awake["bot"] -= int(wordless)
     return awake | {"snoozed": asleep.total(), "mine": int(mine)}
 
 

@@ -5,12 +5,13 @@ They look at `scope["path"]` only: a URL rebuilt from the Host header could say 
 
 from __future__ import annotations
 
+import html
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.responses import RedirectResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bot.errors import NotAllowed
@@ -18,7 +19,7 @@ from bot.routes.access import signed_in
 from bot.routes.failures import answer_of
 from bot.routes.parts import Service
 from bot.routes.signin import MAX_NEXT_CHARS
-from bot.staff import ANYBODY, DEVELOPMENT
+from bot.staff import ANYBODY, DEVELOPMENT, Member
 from bot.wire_errors import TooLarge, Unauthenticated
 
 # Gradio's pages set their own base address.
@@ -41,6 +42,16 @@ _HEADERS = {
 }
 _PRIVATE = _HEADERS | {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 _API_PATHS = ("/v1/", "/health/", "/metrics", "/openapi.json")
+_NOT_YOURS = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Not for your role - Rejoinder</title>
+<style>:root {{ color-scheme: light dark; }} main {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 32rem;
+  margin: 20vh auto 0; padding: 0 1rem; }}</style></head><body><main>
+<h1>This page is for {roles}</h1>
+<p>You are signed in as {name}, with the role {role}.</p>
+<p><a href="/operator">Go to the conversations</a></p>
+</main></body></html>
+"""
 PRIVATE_PAGES = {"/operator": ANYBODY, "/studio": DEVELOPMENT}
 """Page -> roles that may see it."""
 
@@ -128,15 +139,27 @@ class SignInFirst:
         if member is not None and member.role in roles:
             await self._app(scope, receive, send)
         elif member is not None and scope["type"] == "http":
-            refusal = NotAllowed(f"expected the role {' or '.join(sorted(roles))}, got {member.role}")
-            await answer_of(refusal)(scope, receive, send)
+            await _not_for(member, roles, _is_read_by_people(connection, scope))(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})
-        elif scope["method"] in ("GET", "HEAD") and "text/html" in connection.headers.get("accept", ""):
+        elif _is_read_by_people(connection, scope):
             await RedirectResponse(f"/login?next={quote(_asked(scope), safe='/')}", 303)(scope, receive, send)
         else:
             await answer_of(Unauthenticated("expected an operator who signed in"))(scope, receive, send)
+
+
+def _is_read_by_people(connection: HTTPConnection, scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD") and "text/html" in connection.headers.get("accept", "")
+
+
+def _not_for(member: Member, roles: frozenset[str], is_read_by_people: bool) -> Response:
+    """Who may see the page, and where those who may not can go."""
+    if not is_read_by_people:
+        return answer_of(NotAllowed(f"expected the role {' or '.join(sorted(roles))}, got {member.role}"))
+    whose = " and ".join(f"{role}s" for role in sorted(roles, reverse=True))
+    page = _NOT_YOURS.format(roles=whose, name=html.escape(member.name), role=member.role)
+    return HTMLResponse(page, 403)
 
 
 def _asked(scope: Scope) -> str:

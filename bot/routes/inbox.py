@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
 from bot.feedback.desk import Doing
@@ -27,7 +27,8 @@ router = APIRouter(tags=["inbox"])
 
 EXPORT_PAGE = 500
 Name = Annotated[str, Field(max_length=200)]
-FilterName = Annotated[str, Field(min_length=1, max_length=60)]
+KeptName = Annotated[str, Field(min_length=1, max_length=60)]
+"""Of a filter or a macro; it may hold slashes."""
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """Spreadsheets take a cell that begins with one of these for a formula (OWASP, CSV injection)."""
 
@@ -213,6 +214,15 @@ def safe_cell(cell: object) -> object:
 
 
 # --- saved filters and macros -----------------------------------------------------------------------------------------
+def _addressable(name: str) -> str:
+    if name in (".", ".."):
+        raise BadFrame(f"name: expected one other than . and .. (addresses leave those out), got {name!r}")
+    return name
+
+
+NewName = Annotated[KeptName, AfterValidator(_addressable)]
+
+
 @router.get("/v1/filters")
 async def read_filters(service: ServiceDep, operator: OperatorDep) -> list[SavedFilter]:
     """The caller's saved filters."""
@@ -220,15 +230,15 @@ async def read_filters(service: ServiceDep, operator: OperatorDep) -> list[Saved
     return [SavedFilter(name=name, filter=query) for name, query in found.items()]
 
 
-@router.put("/v1/filters/{name}", status_code=204)
-async def save_filter(service: ServiceDep, doing: DeskDep, name: FilterName, body: InboxFilter) -> None:
+@router.put("/v1/filters/{name:path}", status_code=204)
+async def save_filter(service: ServiceDep, doing: DeskDep, name: NewName, body: InboxFilter) -> None:
     """Keep a filter under a name."""
     said = body.model_dump(exclude_defaults=True)
     await asyncio.to_thread(service.parts.store.desk.save_filter, doing, name, said)
 
 
-@router.delete("/v1/filters/{name}", status_code=204)
-async def forget_filter(service: ServiceDep, doing: DeskDep, name: FilterName) -> None:
+@router.delete("/v1/filters/{name:path}", status_code=204)
+async def forget_filter(service: ServiceDep, doing: DeskDep, name: KeptName) -> None:
     """Forget it."""
     await asyncio.to_thread(service.parts.store.desk.save_filter, doing, name, None)
 
@@ -239,13 +249,13 @@ async def read_macros(service: ServiceDep, _: OperatorDep) -> dict[str, str]:
     return await asyncio.to_thread(service.parts.store.desk.macros)
 
 
-@router.put("/v1/macros/{name}", status_code=204)
-async def save_macro(service: ServiceDep, doing: DeskDep, name: FilterName, body: Macro) -> None:
+@router.put("/v1/macros/{name:path}", status_code=204)
+async def save_macro(service: ServiceDep, doing: DeskDep, name: NewName, body: Macro) -> None:
     """Keep a reply."""
     await asyncio.to_thread(service.parts.store.desk.save_macro, doing, name, body.text)
 
 
-@router.delete("/v1/macros/{name}", status_code=204)
-async def forget_macro(service: ServiceDep, doing: DeskDep, name: FilterName) -> None:
+@router.delete("/v1/macros/{name:path}", status_code=204)
+async def forget_macro(service: ServiceDep, doing: DeskDep, name: KeptName) -> None:
     """Forget it."""
     await asyncio.to_thread(service.parts.store.desk.save_macro, doing, name, None)

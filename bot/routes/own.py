@@ -13,6 +13,7 @@ from bot.feedback.desk import Doing
 from bot.routes.access import Caller, CallerDep, PersonDep, ServiceDep
 from bot.routes.bodies import ConversationOut, Download, Erased
 from bot.routes.parts import Service
+from bot.routes.watch import tell_erased
 from bot.staff import SERVICE
 from bot.wire import MessageOut, newest_value, votes_in_force
 
@@ -66,6 +67,7 @@ async def erase(service: ServiceDep, who: CallerDep, conversation_id: str) -> Er
         erased = await asyncio.to_thread(
             lambda: service.parts.store.erase_conversation(conversation_id, author=author, at=service.parts.clock())
         )
+    tell_erased(service, conversation_id)
     # Cases of the conversation went with it: they must speak no more.
     await service.parts.teacher.load_cases()
     if who.member is not None:

@@ -40,7 +40,7 @@ class Look(BaseModel):
 
 
 class ChangedOut(BaseModel):
-    """Conversations that changed."""
+    """Conversations that changed, or are no more."""
 
     type: Literal["changed"] = "changed"
     conversations: list[str]
@@ -106,6 +106,11 @@ def _tell(service: Service, frame: ChangedOut | ViewersOut) -> None:
     text = frame.model_dump_json()
     for page in service.presence.pages:
         page.send_text(text)
+
+
+def tell_erased(service: Service, conversation_id: str) -> None:
+    """Open pages hear of it as of a change: no row is left in which `tell_changes` could find it."""
+    _tell(service, ChangedOut(conversations=[conversation_id]))
 
 
 async def tell_changes(service: Service) -> None:

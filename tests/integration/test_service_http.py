@@ -245,6 +245,18 @@ def test_operator_pages_send_browsers_to_the_login(client: TestClient, rig: Rig)
     assert client.get("/operator", headers=html).text == "page"
 
 
+def test_who_may_not_see_a_page_reads_where_to_go(client: TestClient, rig: Rig) -> None:
+    """An operator at the studio: a page with a way out. Programs get the same in JSON."""
+    rig.app.add_route("/studio", lambda request: PlainTextResponse("page"))
+    ana = cookie_of(rig, "operator")
+    page = client.get("/studio", headers=ana | {"Accept": "text/html"})
+    assert (page.status_code, page.headers["content-type"]) == (403, "text/html; charset=utf-8")
+    assert "This page is for developers and admins" in page.text
+    assert '<a href="/operator">' in page.text
+    assert client.get("/studio", headers=ana).json()["error"]["code"] == "not_allowed"
+    assert client.get("/studio", headers=cookie_of(rig, "developer") | {"Accept": "text/html"}).text == "page"
+
+
 # --- bodies and errors ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("body", "words"),
@@ -263,6 +275,20 @@ def test_a_wrong_body_gets_400_and_one_clear_line(client: TestClient, rig: Rig, 
     assert (answer.status_code, error["code"]) == (400, "bad_frame")
     assert words in error["message"]
     assert len(error["message"].splitlines()) == 1
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("macros", {"text": "One moment."}), ("filters", {"thumb": "down"})])
+def test_a_kept_name_may_hold_slashes_but_be_no_dots(client: TestClient, rig: Rig, kind: str, kept: Any) -> None:
+    """Dots alone are left out of addresses on the way, so they are refused in one line; the other name is kept and goes."""
+    ana = cookie_of(rig, "operator") | {"Origin": "http://localhost:7860"}
+    for dots in ("%2E", "%2E%2E"):
+        answer = client.put(f"/v1/{kind}/{dots}", json=kept, headers=ana)
+        assert (answer.status_code, "name: expected one other than . and .." in answer.text) == (400, True)
+    name = "Refund%20%2F%20return"
+    assert client.put(f"/v1/{kind}/{name}", json=kept, headers=ana).status_code == 204
+    assert "Refund / return" in client.get(f"/v1/{kind}", headers=ana).text
+    assert client.delete(f"/v1/{kind}/{name}", headers=ana).status_code == 204
+    assert "Refund" not in client.get(f"/v1/{kind}", headers=ana).text
 
 
 def test_broken_json_and_unknown_routes_have_the_same_shape(client: TestClient, rig: Rig) -> None:

@@ -65,6 +65,16 @@ def test_a_page_hears_of_changes_and_of_who_looks(client: TestClient, rig: Rig) 
     assert rig.app.state.service.presence.by_conversation() == {}
 
 
+def test_a_page_hears_that_a_conversation_was_erased(client: TestClient, rig: Rig) -> None:
+    """As of a change, although no row of it is left; what it then asks for is not there."""
+    person = {"Authorization": "Bearer " + rig.parts.identity.person_token("p1")}
+    with client.websocket_connect("/ws/operator", headers=cookie(rig)) as page:
+        assert page.receive_json()["type"] == "viewers"
+        assert client.delete("/v1/conversations/c1", headers=person).status_code == 200
+        assert page.receive_json() == {"type": "changed", "conversations": ["c1"]}
+    assert client.get("/v1/conversations/c1", headers=cookie(rig)).status_code == 404
+
+
 SHUT_OUT: dict[str, Callable[[Rig], object]] = {
     "disabled": lambda rig: rig.app.state.service.staff.change(ANA, "ben", disabled=True),
     "demoted": lambda rig: rig.app.state.service.staff.change(ANA, "ben", role="operator"),

@@ -217,6 +217,25 @@ def test_the_queue_is_first_come_first_served(three: Store) -> None:
     assert (three.desk.standing("a").operator, three.desk.standing("c").position) == ("ana", 1)
 
 
+def test_a_visit_without_a_word_is_nothing_to_work_on(three: Store) -> None:
+    """The greeting alone is in neither list nor count, also once it slept; whoever asks for a person without a word is."""
+    before = three.desk.counts("ana", NOW)
+    for i, name in enumerate(("greeted", "asleep", "asks")):
+        three.add_conversation(make_conversation(id=name, created_at=600.0 + i))
+        three.add_reply(
+            make_message(id=name, conversation_id=name, role="bot", text="Hello", created_at=600.0 + i), None
+        )
+    three.desk.snooze(ANA, "asleep", NOW + 60.0)
+    three.update_conversation("asks", status="waiting")
+    assert (ids(three, view="open"), ids(three, view="bot")) == (["asks", "c", "b", "a"], ["b", "a"])
+    assert three.desk.counts("ana", NOW) == before | {"waiting": 2, "snoozed": 1}
+    assert three.desk.counts("ana", NOW + 61.0) == before | {"waiting": 2}
+    assert ids(three)[:3] == ["asks", "asleep", "greeted"]
+    three.add_user_message(make_message(id="first", conversation_id="greeted", client_id="1", created_at=700.0))
+    assert ids(three, view="open")[0] == "greeted"
+    assert three.desk.counts("ana", NOW)["bot"] == before["bot"] + 1
+
+
 def test_only_whoever_speaks_hands_back(three: Store) -> None:
     """Who waits for a person keeps their place, and nothing is written down; after a take-over it is done once."""
     for name in "ac":
