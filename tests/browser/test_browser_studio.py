@@ -82,6 +82,29 @@ def test_the_studio_shows_how_replies_are_made_now(operator_visit: Visit, produc
     expect(serving).to_contain_text("None yet.")
 
 
+def test_a_canary_is_begun_watched_and_withdrawn(operator_visit: Visit, product: Product) -> None:
+    """From the list of versions, with a share; a panel shows what people say of both until it ends."""
+    version = publish_bytes(product.rig.versions)
+    page = studio(operator_visit, "learning")
+    page.get_by_role("row", name=f"{version} published").get_by_role("button", name="Canary").click()
+    dialog = page.get_by_role("dialog", name=f"Canary {version}")
+    dialog.get_by_label("Share of conversations").select_option("25 %")
+    dialog.get_by_label("Reason").fill("carefully")
+    dialog.get_by_role("button", name="Yes, do it").click()
+    panel = page.get_by_role("region", name=f"Canary {version}")
+    expect(panel).to_contain_text("Gets 25 % of conversations")
+    expect(panel).to_contain_text("too early to tell 0 of 200 conversations")
+    expect(panel.get_by_role("row", name=f"Canary {version} 0 0 – –")).to_be_visible()
+    canary = product.rig.versions.canary()
+    assert canary
+    assert (canary.version, canary.share, canary.reason) == (version, 0.25, "carefully")
+    panel.get_by_role("button", name="Withdraw it").click()
+    page.get_by_label("Reason").fill("enough")
+    page.get_by_role("button", name="Yes, do it").click()
+    expect(panel).to_have_count(0)
+    assert product.rig.versions.canary() is None
+
+
 def test_plots_show_what_is_under_the_pointer_and_the_arrow_keys(operator_visit: Visit, product: Product) -> None:
     """One update: its entropy with the update's name; the same number stands in the table below."""
     product.rig.store.commit_update(UpdateRow(1000.0, 0, "checkpoint-000001", "refused", "v000000", METRICS))

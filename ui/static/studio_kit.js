@@ -122,14 +122,14 @@ export function dialog(title, fill, css = "") {
       answer = value;
       node.close();
     };
-    const warning = el("p", { class: "st-bad", role: "alert" });
+    const warning = el("p", { class: "st-bad", role: "alert" }, "What you wrote is not saved. Close again to throw it away.");
     const mayLeave = () => {
-      const isSure = !node.querySelector("[data-unsaved]") || warning.textContent;
-      if (!isSure) warning.textContent = "What you wrote is not saved. Close again to throw it away.";
+      const isSure = !node.querySelector("[data-unsaved]") || node.contains(warning);
+      if (!isSure) node.querySelector("header").after(warning);
       return isSure;
     };
     const leave = el("button", { type: "button", class: "st-close", aria: { label: "Close" }, on: { click: () => mayLeave() && close(null) } }, "×");
-    node.append(el("header", {}, el("h2", { id }, title), leave), warning, ...[fill(close)].flat());
+    node.append(el("header", {}, el("h2", { id }, title), leave), ...[fill(close)].flat());
     node.addEventListener("cancel", (event) => mayLeave() || event.preventDefault());
     node.addEventListener("close", () => (node.remove(), resolve(answer)));
     document.querySelector("#studio").append(node);
@@ -137,8 +137,8 @@ export function dialog(title, fill, css = "") {
   });
 }
 
-/** Asks for a reason before something is changed; resolves with it, or null. */
-export function askReason(title, consequence, verb, tone = "") {
+/** Asks for a reason before something is changed; resolves with it, or null. `more`: further fields. */
+export function askReason(title, consequence, verb, tone = "", more = []) {
   return dialog(title, (close) => {
     const reason = el("textarea", { rows: 3, maxLength: 500, required: true, placeholder: "Why? Kept with the change." });
     const error = el("p", { class: "st-bad", role: "alert" });
@@ -148,7 +148,7 @@ export function askReason(title, consequence, verb, tone = "") {
       else error.textContent = "Write a reason first: it is kept with the change.";
     };
     const buttons = el("p", { class: "st-buttons" }, button("Cancel", () => close(null)), el("button", { class: `st-button primary ${tone}` }, verb));
-    return el("form", { noValidate: true, on: { submit } }, el("p", {}, consequence), field("Reason", reason), error, buttons);
+    return el("form", { noValidate: true, on: { submit } }, el("p", {}, consequence), ...more, field("Reason", reason), error, buttons);
   });
 }
 

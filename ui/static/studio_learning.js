@@ -1,6 +1,7 @@
 // Learning: what serves, how learning goes, what each version learned from whom, and the levers over it.
 
-import { askReason, attempt, button, card, count, dialog, el, faint, get, JobBar, mono, nothing, Notice, number, panel, percent, pill, plural, post, table, when } from "./studio_kit.js";
+import { renderCanary, shareField } from "./studio_canary.js";
+import { askReason, attempt, button, card, count, dialog, el, faint, field, get, JobBar, mono, nothing, Notice, number, panel, percent, pill, plural, post, table, when } from "./studio_kit.js";
 import { plot } from "./studio_plot.js";
 import { renderComparison } from "./studio_compare.js";
 import { renderServing } from "./studio_serving.js";
@@ -15,7 +16,11 @@ const LEVERS = {
   promote: ["Promote", (version) => `New replies come from ${version}, at once.`],
   freeze: ["Freeze learning", () => "The champion stays, whatever the learner finds. Chat and collecting go on."],
   unfreeze: ["Unfreeze learning", () => "The learner may publish again what passes the gate."],
+  canary: ["Canary", (version) => `${version} serves this share of conversations beside the champion, until people's word promotes or withdraws it.`],
+  withdraw: ["Withdraw the canary", () => "The champion serves alone again, from the next reply on, in running conversations too."],
 };
+
+const NAMED = { rollback: "to ", promote: "", canary: "" };
 
 export class LearningPage {
   /** `metrics`: name -> {title, unit, meaning}. */
@@ -23,9 +28,9 @@ export class LearningPage {
     this.metrics = metrics;
     this.notice = new Notice();
     this.job = new JobBar("questions");
-    for (const name of ["cards", "serving", "levers", "plots", "versions", "articles", "updates", "comparison"]) this[name] = el("div");
+    for (const name of ["cards", "canary", "serving", "levers", "plots", "versions", "articles", "updates", "comparison"]) this[name] = el("div");
     const parts = [
-      this.notice.node, this.cards, this.serving, this.levers, this.plots,
+      this.notice.node, this.cards, this.canary, this.serving, this.levers, this.plots,
       panel("Versions", "Newest first. Thumbs and rewards are of the replies that each version made.", this.versions),
       panel("Two versions side by side", "What each would do on the same questions, right now. Nobody is answered and nothing is stored.", this.#compareForm(), this.job.node, this.comparison),
       panel("Articles", "How people took each article, and whether it gets better: rewards of its replies, oldest version to newest.", this.articles),
@@ -90,6 +95,7 @@ export class LearningPage {
   #renderRest(versions, learner, articles) {
     this.listed = [...versions.versions].reverse();
     this.levers.replaceChildren(this.#leverButtons(versions));
+    this.canary.replaceChildren(...renderCanary(versions.canary, () => this.#pull("promote", versions.canary.version), () => this.#pull("withdraw")));
     this.plots.replaceChildren(this.#plots(learner));
     this.versions.replaceChildren(this.#versionTable(learner.by_version));
     this.articles.replaceChildren(articleTable(articles));
@@ -106,9 +112,12 @@ export class LearningPage {
 
   async #pull(change, version = "") {
     const [label, consequence] = LEVERS[change];
-    const reason = await askReason(version ? `${label} to ${version}` : label, consequence(version), "Yes, do it", "warn");
+    const share = shareField();
+    const more = change === "canary" ? [field("Share of conversations", share)] : [];
+    const reason = await askReason(version ? `${label} ${NAMED[change]}${version}` : label, consequence(version), "Yes, do it", "warn", more);
     if (!reason) return;
-    const body = { rollback: version ? { to: version, reason } : { reason }, promote: { version, reason } }[change] || { reason };
+    const bodies = { rollback: version ? { to: version, reason } : { reason }, promote: { version, reason }, canary: { version, reason, share: Number(share.value) } };
+    const body = bodies[change] || { reason };
     await attempt(this.notice, async () => {
       const standing = await post(`versions/${change}`, body);
       const learning = standing.frozen ? "learning is frozen" : "learning may publish";
@@ -162,11 +171,12 @@ export class LearningPage {
     const votes = (row.up || 0) + (row.down || 0);
     const taught = line.lineage?.num_decisions ? button(plural(line.lineage.num_decisions, "reply", "replies"), () => this.#teachers(line.version), { class: "link" }) : "–";
     const isUsable = ["published", "base"].includes(line.state);
+    const canary = isUsable && line.state !== "base" && button("Canary", () => this.#pull("canary", line.version), { class: "small" });
     const promote = isUsable && line.state !== "base" && button("Promote", () => this.#pull("promote", line.version), { class: "small" });
     const back = isUsable && button("Roll back to", () => this.#pull("rollback", line.version), { class: "small" });
     return [
       mono(line.version), pill(line.state, TONES[line.state]), when(line.created_at), line.parent ? mono(line.parent) : "–", taught,
-      count(row.replies || 0), votes ? `${percent(row.up / votes)} of ${votes}` : "–", number(row.mean_reward, 2, true), percent(row.success), el("span", { class: "st-row-buttons" }, promote, back),
+      count(row.replies || 0), votes ? `${percent(row.up / votes)} of ${votes}` : "–", number(row.mean_reward, 2, true), percent(row.success), el("span", { class: "st-row-buttons" }, promote, canary, back),
     ];
   }
 
