@@ -37,6 +37,7 @@ class WordSearch(WordEmbedder):
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self.revision = "r0"
+        self.article_means_N_D = np.empty((0, 0), np.float32)  # Counts of words have nothing in common to be taken out.
 
     async def build(self) -> None:
         self.revision = digest(*(text for article in self._domain.articles.values() for text in article.texts))
