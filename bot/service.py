@@ -39,6 +39,7 @@ from bot.routes import (
     jobs,
     knowledge,
     learner,
+    lessons,
     own,
     provider,
     review,
@@ -61,7 +62,7 @@ QUEUE_POLL_S = 1.0
 """How soon people who wait hear that the queue has moved."""
 _ROUTERS = (
     *(chat, conversations, own, feedback, inbox, desk, review, accounts, watch),
-    *(versions, learner, serving, rules, knowledge, jobs, signin, provider, health),
+    *(versions, lessons, learner, serving, rules, knowledge, jobs, signin, provider, health),
 )
 
 

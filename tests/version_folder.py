@@ -27,10 +27,10 @@ def make_manifest(**overrides: Any) -> Manifest:
     return Manifest(**fields | overrides)
 
 
-def publish_bytes(store: AdapterStore, version: str = "", num_bytes: int = 64) -> str:
-    """Publish a version whose files are of the right names and of this size."""
+def publish_bytes(store: AdapterStore, version: str = "", num_bytes: int = 64, **overrides: Any) -> str:
+    """Publish a version whose files are of the right names and of this size; `overrides` are of its manifest."""
     staged = store.stage()
     (staged / "encoder").mkdir()
     for name in FILES:
         (staged / name).write_bytes(b"x" * num_bytes)
-    return store.publish(staged, make_manifest(version=version or store.next_version()))
+    return store.publish(staged, make_manifest(version=version or store.next_version(), **overrides))

@@ -29,7 +29,7 @@ from bot.feedback import store_reports as reports
 from bot.feedback import store_rules as rules
 from bot.feedback import store_writes as writes
 from bot.feedback.desk import Desk
-from bot.feedback.desk_records import CaseUse
+from bot.feedback.desk_records import Case, CaseUse
 from bot.feedback.migrations import check_migrated, migrate
 from bot.feedback.store_connection import BUSY_TIMEOUT_S, Connection, ReaderPool, open_writer, store_errors
 from bot.feedback.store_gaps import Unanswered
@@ -315,6 +315,11 @@ class Store:
     def lessons(self, version: str, limit: int = 100) -> tuple[int, list[Taught]]:
         """(replies that taught a version, the conversations they are of, newest first). Raises NotFound."""
         return self._read(studio.lessons, version, limit)
+
+    def words_taught(self, version: str, limit: int = 100) -> list[Case]:
+        """Corrections whose own words taught a version's causal part, newest first, those taken back since too; erased ones
+        are gone. Raises NotFound."""
+        return self._read(studio.words_taught, version, limit)
 
     def newest_questions(self, limit: int) -> list[str]:
         """Of the newest `limit` messages by people each text once, newest first."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot.errors import NotFound
+from bot.feedback.desk_records import Case
 from bot.feedback.store_connection import Connection
 
 _BY_ACT = """
@@ -36,6 +37,10 @@ JOIN decisions AS d ON d.id = taught.value
 LEFT JOIN rewards_in_force AS r ON r.decision_id = d.id
 WHERE u.seq = :seq
 GROUP BY d.conversation_id ORDER BY at DESC, d.conversation_id LIMIT :limit
+"""
+_WORDS = """
+SELECT c.* FROM updates AS u, json_each(u.lineage) AS drawn JOIN cases AS c ON c.id = drawn.value
+WHERE u.seq = :seq ORDER BY c.at DESC, c.id LIMIT :limit
 """
 _FIRST_WORDS = "SELECT text FROM messages WHERE conversation_id = ? AND role = 'user' ORDER BY seq LIMIT 1"
 
@@ -75,11 +80,22 @@ def stats_by_article(conn: Connection) -> list[dict[str, Any]]:
 
 def lessons(conn: Connection, version: str, limit: int) -> tuple[int, list[Taught]]:
     """See `Store.lessons`."""
-    update = conn.execute(_UPDATE_OF, [version]).fetchone()
-    if update is None:
-        raise NotFound(f"no update published {version!r}")
+    update = _update_of(conn, version)
     rows = conn.execute(_TAUGHT, {"seq": update["seq"], "limit": limit}).fetchall()
     return int(update["num_decisions"]), [_taught(conn, dict(row)) for row in rows]
+
+
+def words_taught(conn: Connection, version: str, limit: int) -> list[Case]:
+    """See `Store.words_taught`."""
+    update = _update_of(conn, version)
+    return [Case(**dict(row)) for row in conn.execute(_WORDS, {"seq": update["seq"], "limit": limit})]
+
+
+def _update_of(conn: Connection, version: str) -> dict[str, Any]:
+    found = conn.execute(_UPDATE_OF, [version]).fetchone()
+    if found is None:
+        raise NotFound(f"no update published {version!r}")
+    return dict(found)
 
 
 def _taught(conn: Connection, row: dict[str, Any]) -> Taught:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bot.conversation import BASE_VERSION
@@ -123,44 +122,6 @@ class Comparison(_Asked):
 
     versions: Annotated[list[VersionId], Field(min_length=2, max_length=2)]
     questions: Annotated[list[Annotated[str, Field(min_length=1, max_length=2000)]], Field(max_length=500)] = []
-
-
-class TaughtLine(BaseModel):
-    """A conversation that a version learned from; `mean_reward` of the replies that taught, as it stands today."""
-
-    conversation_id: str
-    text: str
-    at: float
-    num_decisions: int
-    mean_reward: float | None
-
-
-class Lessons(BaseModel):
-    """Who taught a version: newest conversations first."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "version": "v000007",
-                    "num_decisions": 412,
-                    "conversations": [
-                        {
-                            "conversation_id": "c_01",
-                            "text": "Where is my card?",
-                            "at": 1.78e9,
-                            "num_decisions": 2,
-                            "mean_reward": 0.5,
-                        }
-                    ],
-                }
-            ]
-        }
-    )
-
-    version: str
-    num_decisions: int
-    conversations: list[TaughtLine]
 
 
 class Standing(BaseModel):
@@ -280,16 +241,6 @@ async def _moved(service: Service, doing: Doing, action: str, reason: str, move:
     return after
 
 
-@router.get("/v1/versions/{version}/lessons")
-async def read_lessons(
-    service: ServiceDep, _: OperatorDep, version: str, limit: Annotated[int, Query(ge=1, le=500)] = 100
-) -> Lessons:
-    """Which conversations taught a version."""
-    num_decisions, found = await asyncio.to_thread(service.parts.store.lessons, version, limit)
-    lines = [TaughtLine(**asdict(line)) for line in found]
-    return Lessons(version=version, num_decisions=num_decisions, conversations=lines)
-
-
 @router.post("/v1/versions/compare", status_code=202)
 async def compare(service: ServiceDep, doing: DeveloperDep, body: Comparison) -> JobOut:
     """What two versions would do on the same questions, in a worker; follow it at `/v1/jobs/{id}`."""
@@ -362,5 +313,6 @@ def _line(versions: Versions, version: str, champion: str, canary: str) -> Versi
 
 
 def _summary(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the long lists of ids."""
-    return {key: value for key, value in lineage.items() if not isinstance(value, list | tuple)}
+    """Without the long lists of ids; `num_words`: how many are of operators' own words."""
+    short = {key: value for key, value in lineage.items() if not isinstance(value, list | tuple)}
+    return short | {"num_words": len(lineage["case_ids"])} if lineage.get("case_ids") else short

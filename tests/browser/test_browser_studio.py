@@ -328,6 +328,30 @@ def test_a_version_is_traced_to_those_who_taught_it_promoted_and_taken_back(
         rig.versions.unfreeze("as before", "test")
 
 
+def test_operators_whose_words_taught_a_version_stand_beside_its_replies(
+    operator_visit: Visit, product: Product
+) -> None:
+    """What they wrote, to which question, who and when; from there to the conversation."""
+    rig, chat = product.rig, operator_visit.chat()
+    message_id = ask(chat, "My magenta card never came").get_attribute("data-message-id")
+    body, headers = {"message_id": message_id, "text": "I am sorry. It takes 5 days."}, {"Origin": operator_visit.home}
+    assert chat.request.post(f"{operator_visit.home}/v1/corrections", data=body, headers=headers).ok
+    case = rig.store.desk.cases()[0]
+    lineage = {"num_decisions": 1, "decision_ids": ["d1"], "case_ids": [case.id], "cursor": 40}
+    version = publish_bytes(rig.versions, lineage=lineage)
+    drawn = (rig.store.newest_replies(1)[0].decision_id, case.id)
+    rig.store.commit_update(UpdateRow(1000.0, 0, f"checkpoint-{version}", "published", version, METRICS, drawn))
+    page = studio(operator_visit, "learning")
+    page.get_by_role("region", name="Versions").get_by_role("button", name="1 reply, 1 wording").click()
+    dialog = page.get_by_role("dialog", name=f"What taught {version}")
+    expect(dialog.get_by_text("1 reply in all")).to_be_visible()
+    row = dialog.get_by_role("region", name="Operators' own words").get_by_role("row", name="I am sorry.")
+    expect(row).to_contain_text("local")
+    assert serious(Axe().run(page)) == []
+    row.get_by_role("button", name="My magenta card never came").click()
+    expect(page.locator(".st-message.user", has_text="magenta")).to_be_visible()
+
+
 def decide(page: Page, reason: str) -> None:
     """Give the reason that a dialog asks for, and go on."""
     page.get_by_label("Reason").fill(reason)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from bot.feedback.desk import Doing
+from bot.feedback.desk_records import Case
 from bot.feedback.store import UpdateRow
 from tests.builders import make_conversation, make_decision, make_message, make_signal
 from tests.service_rig import OPERATOR_KEY, Rig, open_rig
@@ -123,6 +125,24 @@ def test_who_taught_a_version_is_told_by_conversation(client: TestClient, rig: R
         "where is my card": 1,
     }
     assert client.get("/v1/versions/v000002/lessons").status_code == 404
+
+
+def test_operators_whose_words_taught_a_version_are_told_too(client: TestClient, rig: Rig) -> None:
+    """Newest first, and counted apart from the replies; a case that taught nothing is none, one taken back says so."""
+    ana = Doing("operator:ana", 7.0)
+    ask(rig, "c1", "may I pay by watch", "handoff")
+    for i, name in enumerate(("case_a", "case_b", "case_c")):
+        case = Case(name, 2.0 + i, ana.actor, "may I pay by watch", "handoff", f"Words of {name}.", "", "", "c1")
+        rig.store.desk.add_case(ana, case)
+    lineage = ("c1d", "case_a", "case_b")
+    rig.store.commit_update(UpdateRow(6.0, 0, "checkpoint-000001", "published", "v000001", {}, lineage))
+    rig.store.desk.remove_case(ana, "case_a")
+    lessons = client.get("/v1/versions/v000001/lessons").json()
+    assert lessons["num_decisions"] == 1
+    told = [(line["case_id"], line["text"], line["at"], line["removed_at"]) for line in lessons["words"]]
+    assert told == [("case_b", "Words of case_b.", 3.0, 0.0), ("case_a", "Words of case_a.", 2.0, 7.0)]
+    asked = {"conversation_id": "c1", "author": "operator:ana", "question": "may I pay by watch"}
+    assert all(asked.items() <= line.items() for line in lessons["words"])
 
 
 def test_how_people_take_an_article_is_told_version_by_version(client: TestClient, rig: Rig) -> None:

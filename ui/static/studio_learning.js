@@ -169,7 +169,9 @@ export class LearningPage {
 
   #versionRow(line, row) {
     const votes = (row.up || 0) + (row.down || 0);
-    const taught = line.lineage?.num_decisions ? button(plural(line.lineage.num_decisions, "reply", "replies"), () => this.#teachers(line.version), { class: "link" }) : "–";
+    const { num_decisions: replies = 0, num_words: words = 0 } = line.lineage ?? {};
+    const lessons = [replies && plural(replies, "reply", "replies"), words && plural(words, "wording")].filter(Boolean).join(", ");
+    const taught = lessons ? button(lessons, () => this.#teachers(line.version), { class: "link" }) : "–";
     const isUsable = ["published", "base"].includes(line.state);
     const canary = isUsable && line.state !== "base" && button("Canary", () => this.#pull("canary", line.version), { class: "small" });
     const promote = isUsable && line.state !== "base" && button("Promote", () => this.#pull("promote", line.version), { class: "small" });
@@ -180,14 +182,14 @@ export class LearningPage {
     ];
   }
 
-  /** Which conversations taught a version. */
+  /** Which conversations, and which words of operators, taught a version. */
   #teachers(version) {
     const body = el("div", {}, faint("Loading…"));
     attempt(this.notice, async () => {
-      const { conversations, num_decisions: num } = await get(`versions/${version}/lessons`);
+      const { conversations, num_decisions: num, words } = await get(`versions/${version}/lessons`);
       const rows = conversations.map((line) => [button(line.text || line.conversation_id, () => readTranscript(line.conversation_id), { class: "link" }), when(line.at), count(line.num_decisions), number(line.mean_reward, 2, true)]);
       const heads = ["Conversation", "When", ["Replies", "num"], ["Mean reward now", "num"]];
-      body.replaceChildren(faint(`${plural(num, "reply", "replies")} in all; the newest conversations first.`), table("Conversations", heads, rows));
+      body.replaceChildren(faint(`${plural(num, "reply", "replies")} in all; the newest conversations first.`), table("Conversations", heads, rows), ...wordsTaught(words));
     });
     dialog(`What taught ${version}`, () => body, "wide");
   }
@@ -229,10 +231,17 @@ export class LearningPage {
 
 const measured = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
 
-/** Bars of one article's mean rewards, version by version. */
+/** What the language model learned to say from operators; nothing where it learned none. */
+function wordsTaught(words) {
+  if (!words.length) return [];
+  const rows = words.map((line) => [el("span", {}, el("q", {}, line.text), " ", line.removed_at > 0 && pill("taken back")), button(line.question || line.conversation_id, () => readTranscript(line.conversation_id), { class: "link" }), line.author.replace("operator:", ""), when(line.at)]);
+  return [el("h3", {}, "Operators' own words"), faint("The language model learned to say these where replies are generated."), table("Operators' own words", ["Words", "Asked", "By", "When"], rows)];
+}
+
 /** Operators' blind verdicts on a candidate beside the champion. */
 const heard = (found) => (found ? `${found.wins} for, ${found.losses} against` : "–");
 
+/** Bars of one article's mean rewards, version by version. */
 function progress(versions) {
   const bars = versions.slice(-24).map(({ version, mean_reward: reward }) => {
     const bar = el("i", { class: reward < 0 ? "bad" : "good", title: `${version}: ${number(reward, 2, true)}` });
