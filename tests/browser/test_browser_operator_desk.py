@@ -63,6 +63,21 @@ def test_an_account_is_released_to_the_provider_after_a_yes(new_visit: Callable[
     assert (newest.actor, newest.action, newest.target) == ("operator:local", "release account", name)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_every_lever_is_in_sight(new_visit: Callable[..., Visit], product: Product, scheme: str) -> None:
+    """At 390 pixels: those of the bar, and an account's with the longest name; none is reached by scrolling sideways."""
+    staff = product.rig.app.state.service.staff
+    staff.add(LOCAL, "somebody.with.a.long.name@their-company.example.org", "developer", PASSWORD)
+    page = sign_in(new_visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, reduced_motion="reduce"))
+    for name in ("People", "Compare", "Keys", "Sign out"):
+        expect(page.get_by_role("button", name=name, exact=True)).to_be_in_viewport(ratio=1)
+    page.get_by_role("button", name="People").click()
+    row = page.get_by_role("row", name="somebody")
+    for name in ("Shut out", "Release"):
+        expect(row.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    assert serious_findings(page, "#rj-desk") == []
+
+
 def test_whoever_must_sign_in_again_comes_back_to_where_they_were(
     new_visit: Callable[..., Visit], product: Product
 ) -> None:

@@ -228,6 +228,20 @@ def test_an_article_that_a_colleague_changed_is_not_overwritten_and_escape_asks_
     expect(dialog).to_have_count(0)
 
 
+def test_on_a_phone_the_levers_of_a_version_are_reached_without_scrolling_sideways(
+    new_visit: Callable[..., Visit], sign_in: Callable[[Visit], Visit], product: Product
+) -> None:
+    """Each row of a table stands in lines of its own there, each figure with its name."""
+    version = publish_bytes(product.rig.versions)
+    page = studio(sign_in(new_visit(viewport={"width": 390, "height": 844})), "learning")
+    row = page.get_by_role("region", name="Versions").get_by_role("row", name=version).first
+    row.get_by_role("button", name="Promote").scroll_into_view_if_needed()
+    for name in ("32 replies", "Promote", "Roll back to"):
+        expect(row.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    wide = "[...document.querySelectorAll('.st-scroll:has(.st-rows)')].filter((node) => node.scrollWidth > node.clientWidth).length"
+    assert page.evaluate(wide) == 0
+
+
 @pytest.mark.parametrize("name", ["learning", "rules", "knowledge"])
 def test_a_phone_shows_every_page_without_scrolling_sideways(
     new_visit: Callable[..., Visit], sign_in: Callable[[Visit], Visit], name: str

@@ -37,7 +37,7 @@ export async function people() {
   async function draw() {
     const [accounts, audit] = await Promise.all([read("v1/accounts"), read("v1/audit?limit=50")]);
     const rows = accounts.map((account) => [account.name, account.role, el("span", { class: "od-pills" }, states(account)), time(account.created_at), el("span", { class: "od-tools" }, levers(account))]);
-    place.replaceChildren(rows.length ? table(["Name", "Role", "State", "Since", ""], rows) : faint("No account yet: you signed in with the operator key."));
+    place.replaceChildren(rows.length ? table(["Name", "Role", "State", "Since", ""], rows, "od-people") : faint("No account yet: you signed in with the operator key."));
     const done = audit.rows.map((row) => [time(row.at), row.actor.replace("operator:", ""), row.action, row.target, changes(row.before, row.after)]);
     const holds = audit.first_broken ? pill(`row ${audit.first_broken} was tampered with`, "bad") : pill("chain holds", "good");
     log.replaceChildren(el("h3", {}, "What was done ", holds), done.length ? table(["When", "Who", "Did", "To", "Before → after"], done) : faint("Nothing yet."));

@@ -67,13 +67,15 @@ export function card(name, value, note) {
   return el("section", { class: "st-card" }, el("h3", {}, name), el("p", { class: "st-figure" }, value), faint(note ?? ""));
 }
 
-/** A table that scrolls inside its own frame. Cells are strings or nodes; `heads` may be `[label, "num"]`. */
+/** A table that scrolls inside its own frame; on a phone its rows stand in lines (studio.css). Cells are strings or nodes; `heads` may be `[label, "num"]`. */
 export function table(label, heads, rows) {
   const kinds = heads.map((head) => (Array.isArray(head) ? head[1] : ""));
-  const cells = (row) => row.map((cell, i) => el("td", { class: kinds[i] }, cell));
-  const head = heads.map((name, i) => el("th", { scope: "col", class: kinds[i] }, Array.isArray(name) ? name[0] : name));
+  const names = heads.map((head) => [head].flat()[0]);
+  // Named in each cell, too: on a phone a row stands in lines of its own, without the heads above it.
+  const cells = (row) => row.map((cell, i) => el("td", { class: kinds[i], data: { head: names[i] } }, cell));
+  const head = names.map((name, i) => el("th", { scope: "col", class: kinds[i] }, name));
   const body = rows.map((row) => el("tr", {}, ...cells(row)));
-  const found = el("table", { class: "st-table" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
+  const found = el("table", { class: "st-table st-rows" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
   return el("div", { class: "st-scroll", tabIndex: 0, role: "region", aria: { label } }, found);
 }
 
