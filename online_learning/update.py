@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -29,16 +28,16 @@ from bot.policy.causal import CausalPart
 from bot.policy.encoder import whitening
 from bot.policy.model import ActRow, PolicyModel, Scored, ValueHead
 from online_learning.advantages import Credit
-from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn, ppo
-from online_learning.algorithms.own_words import own_words
+from online_learning.algorithms import ALGORITHMS, STEPS, InputsFn
 from online_learning.algorithms.q_heads import QHeads
 from online_learning.algorithms.types import LossInputs, LossOutputs, added, gather_chosen
 from online_learning.config import ActTerms, LearnerConfig
 from online_learning.hearing import as_heard, ridge_share
 from online_learning.minibatches import batches, mean_metrics, unpadded
-from online_learning.rated_rows import RatedRows, padded, rated_rows
+from online_learning.rated_rows import RatedRows, rated_rows
 from online_learning.reach import Reach, shorten
-from online_learning.text_passes import generated_of, give_back, stored_or_scored, text_logprobs
+from online_learning.text_losses import TextLoss, replies_loss, unlearned, words_loss
+from online_learning.text_passes import generated_of, give_back, stored_or_scored
 from online_learning.words import of_words
 
 CURRENT = "current"
@@ -48,8 +47,6 @@ START_CACHE = 16384
 """Rows whose start distribution is kept in memory (about 100 bytes each)."""
 Progress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
-TextLoss = Callable[[Sequence[int]], LossOutputs]
-"""Of some rows, by their places."""
 
 
 def act_row(decision: Decision) -> ActRow:
@@ -306,12 +303,13 @@ class Learner:
     ) -> dict[str, float]:
         """A step takes a minibatch of generated replies and one of operators' own words, while there are."""
         means: dict[str, float] = {}
-        words, num_known = self._unlearned(words)
+        writer, config = self._need_writer(), self.config
+        words, num_known = unlearned(writer, words, CURRENT, config)
         told: list[tuple[TextLoss, list[int]]] = []
         if earned:
             told.append((self._replies(earned, version), [len(generated_of(row.decision).token_ids) for row in earned]))
         if words:
-            told.append((self._own_words(words), [len(text.token_ids) for text in words]))
+            told.append((words_loss(writer, words, CURRENT, config), [len(text.token_ids) for text in words]))
         for epoch in range(self.config.text_epochs if told else 0):
             seen: list[dict[str, Tensor]] = []
             drawn = [batches(lengths, self.config.text_batch_size, rng) for _, lengths in told]
@@ -326,58 +324,16 @@ class Learner:
         return {name: value for name, value in means.items() if name.startswith(("text_", "words_"))}
 
     def _replies(self, earned: Sequence[Credit], version: str) -> TextLoss:
-        """PPO over some of the generated replies."""
-        rows, texts = self.rows(earned), [generated_of(credit.decision) for credit in earned]
+        """PPO over generated replies; the act terms are constants here, they had their own epochs."""
+        rows, writer = self.rows(earned), self._need_writer()
         decisions = [credit.decision for credit in earned]
-        prox = stored_or_scored(self._need_writer(), decisions, version, CURRENT, self.config)
+        prox = stored_or_scored(writer, decisions, version, CURRENT, self.config)
 
-        def loss(batch: Sequence[int]) -> LossOutputs:
-            with torch.no_grad():
-                acts = self._act_inputs(rows.take(batch))
-            return ppo(
-                self._with_text(acts, [texts[i] for i in batch], [prox[i] for i in batch]), self.config.text_loss
-            )
+        @torch.no_grad()
+        def acts(batch: Sequence[int]) -> LossInputs:
+            return self._act_inputs(rows.take(batch))
 
-        return loss
-
-    @torch.no_grad()
-    def _unlearned(self, words: Sequence[Generated]) -> tuple[list[Generated], int]:
-        """Those that are not known yet, and how many are."""
-        writer, least = self._need_writer(), self.config.words_known_nll
-        found = [
-            text for text in words if -float(text_logprobs(writer, [text], CURRENT, self.config)[0].mean()) > least
-        ]
-        return found, len(words) - len(found)
-
-    def _own_words(self, words: Sequence[Generated]) -> TextLoss:
-        """The likelihood of some of the operators' words, by its weight."""
-        writer, config = self._need_writer(), self.config
-        with torch.no_grad():
-            start = [text_logprobs(writer, [text], BASE, config)[0][0] for text in words]
-
-        def loss(batch: Sequence[int]) -> LossOutputs:
-            logprobs_B_T, mask_B_T = text_logprobs(writer, [words[i] for i in batch], CURRENT, config)
-            start_B_T = padded([start[i] for i in batch], logprobs_B_T.shape[1], fill=0.0)
-            out = own_words(logprobs_B_T, start_B_T, mask_B_T, config.text_loss.kl_start_coef)
-            return LossOutputs(config.words_weight * out.loss, out.metrics)
-
-        return loss
-
-    def _with_text(self, acts: LossInputs, texts: Sequence[Generated], prox: Sequence[Tensor]) -> LossInputs:
-        """The minibatch with its tokens; the act terms are constants here, they had their own epochs."""
-        logprobs_B_T, mask_B_T = text_logprobs(self._need_writer(), texts, CURRENT, self.config)
-        width, device = logprobs_B_T.shape[1], logprobs_B_T.device
-        prox_B_T = padded(prox, width, fill=0.0)
-        mu_B_T = padded([torch.tensor(text.logprobs) for text in texts], width, fill=0.0)
-        # The champion is the proximal policy, from which every update starts.
-        return replace(
-            acts,
-            token_logprobs_B_T=logprobs_B_T,
-            token_mask_B_T=mask_B_T,
-            token_mu_B_T=mu_B_T.to(device, non_blocking=True),
-            token_prox_B_T=prox_B_T,
-            token_champion_B_T=prox_B_T,
-        )
+        return replies_loss(writer, [generated_of(row) for row in decisions], prox, acts, CURRENT, self.config)
 
     def _step_acts(self, inputs_fn: InputsFn, loss: ActTerms, num_rows: int) -> dict[str, Tensor]:
         """One minibatch over acts. Where the algorithm moves the policy itself, the optimiser is left the value head."""
