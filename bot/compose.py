@@ -6,6 +6,7 @@ Parts never know this module. The pages are loaded by name, since `bot` must not
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import time
@@ -223,7 +224,12 @@ def run_server(settings: Settings) -> int:
     """`rejoinder serve`: until SIGTERM or Ctrl-C. Returns the exit code."""
     quiet_logging()
     exit_cleanly_on_sigterm()
-    asyncio.run(_serve(settings))
+    try:
+        asyncio.run(_serve(settings))
+    finally:
+        # All is closed. Looking through everything that was ever imported takes a busy machine seconds, and who stops us has
+        # only so much patience.
+        gc.freeze()
     return 0
 
 

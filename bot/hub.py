@@ -15,6 +15,7 @@ n. Knows nothing of HTTP, sockets or how a reply is made (`Replier`).
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -36,7 +37,7 @@ from bot.wire import (
     VersionOut,
 )
 
-DRAIN_S = 25.0
+DRAIN_S = 20.0
 """How long running replies may go on after the server was told to stop."""
 GOING_AWAY = 1012
 """Close code "service restart": come back."""
@@ -87,6 +88,8 @@ class Hub:
         self.metrics = metrics
         self.clock = clock
         self.draining = False
+        self._ends_at = math.inf
+        """When running replies are cut: `time.monotonic`, seconds."""
         self.turns = Turns(limits.max_replies, limits.max_waiting, clock)
         self.num_replies: Counter[str] = Counter()
         """Person -> conversations in which a reply is being made."""
@@ -167,11 +170,13 @@ class Hub:
             room.tell(VersionOut(version=version))
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
-        """Refuse new messages, let running replies end (at most `deadline_s`), then close every socket with 1012."""
+        """Refuse new messages, let running replies end (at most `deadline_s`), then close every socket with 1012. Called again,
+        it gives no more time."""
         self.draining = True
+        self._ends_at = min(self._ends_at, time.monotonic() + deadline_s)
         self.turns.dismiss()  # Their messages are stored: they are answered when their people come back.
         tasks = {room.stop_after_this() for room in self.rooms.values()} - {None}
-        await _end([task for task in tasks if task is not None], deadline_s)
+        await _end([task for task in tasks if task is not None], max(0.0, self._ends_at - time.monotonic()))
         listeners = [listener for room in self.rooms.values() for listener in room.listeners]
         for listener in listeners:
             listener.finish(GOING_AWAY)

@@ -2,7 +2,8 @@
 
     frame in -> hub (room of the conversation) -> session (one reply) -> frames out -> store
 
-Owns the order in which a server stops: not ready at once, running replies end, sockets are told to come back (1012).
+Owns the order in which a server stops, whatever its peers do: not ready at once, running replies end (`hub.DRAIN_S`), sockets
+are told to come back (1012), who is still there is cut off (`LINGER_S`). Together within 30 s, when a supervisor kills.
 Knows nothing of models, pages or the command line.
 """
 
@@ -56,6 +57,10 @@ __all__ = ["AppParts", "DrainingServer", "create_app", "drain", "exit_cleanly_on
 
 logger = logging.getLogger(__name__)
 
+LINGER_S = 3.0
+"""How long peers may take to leave after the drain: requests that run to end, closing frames to be answered."""
+GRACE_S = 4
+"""After the drain, until uvicorn cancels what a cut connection has not ended."""
 CHAMPION_POLL_S = 0.25
 """How soon open pages hear of a new version."""
 QUEUE_POLL_S = 1.0
@@ -109,11 +114,13 @@ _PLAIN_REFUSALS = failures.PlainRefusals()
 
 
 class DrainingServer(uvicorn.Server):
-    """A uvicorn server that drains before it closes connections; uvicorn alone cuts running replies at once."""
+    """A uvicorn server that drains before it closes connections, and then waits for nobody. uvicorn alone cuts running replies
+    at once, and waits for a peer that reads no more, or of which a request never ends."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, linger_s: float = LINGER_S) -> None:
         super().__init__(config)
         self._app = app
+        self._linger_s = linger_s
         logging.getLogger("uvicorn.error").addFilter(_PLAIN_REFUSALS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -122,7 +129,15 @@ class DrainingServer(uvicorn.Server):
         while not draining.done() and not self.force_exit:
             await asyncio.wait({draining}, timeout=0.1)
         draining.cancel()
+        cutting = asyncio.get_running_loop().call_later(self._linger_s, self._cut)
         await super().shutdown(sockets)
+        cutting.cancel()
+
+    def _cut(self) -> None:
+        """Drop connections with what they have not read; their requests end as after any lost connection."""
+        for connection in list(self.server_state.connections):
+            # A transport that is closing waits for its buffer to be read.
+            connection.transport.abort()
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -135,7 +150,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws_max_size=16 * settings.limits.max_frame_bytes,
         ws_per_message_deflate=False,
         log_level="warning",
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=GRACE_S,
         server_header=False,
     )
 

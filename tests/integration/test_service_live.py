@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.websockets import WebSocket
@@ -20,11 +21,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from bot import hub
 from bot.listener import Listener
 from bot.room import MAX_WAITING
 from bot.routes import chat
+from bot.service import DrainingServer
 from bot.wire import PongOut
-from tests.service_rig import Rig, Tab, live, open_rig
+from tests.service_rig import Live, Rig, Tab, live, open_rig
 
 TOKENS = ("In", " five", " working", " days.")
 
@@ -295,7 +298,11 @@ async def _stalled(port: int, credentials: dict[str, Any]) -> asyncio.StreamWrit
 async def test_a_draining_server_is_not_ready_lets_replies_end_and_closes_with_1012(rig: Rig) -> None:
     """Trust goal R11."""
     rig.policy.hold()
-    async with live(rig.app) as server, server.tab() as tab, httpx.AsyncClient(base_url=server.http) as http:
+    async with (
+        live(rig.app) as server,
+        server.tab() as tab,
+        httpx.AsyncClient(base_url=server.http, timeout=60) as http,
+    ):
         assert (await http.get("/health/ready")).status_code == 200
         await tab.send(type="message", client_id="a1", text="Where is my card?")
         rig.policy.step()
@@ -327,6 +334,59 @@ async def test_a_reply_that_does_not_end_is_cut_at_the_deadline_and_kept(rig: Ri
         rig.policy.step()
         await tab.next("delta")
         await rig.hub.drain(deadline_s=0.05)
+        last = rig.store.messages(tab.hello["conversation_id"])[-1]
+        assert (last.text, last.stop_reason) == ("In", "cancelled")
+
+
+async def test_peers_that_never_leave_do_not_hold_a_server_that_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has stopped reading, of another the request never ends; the third gets its 1012. uvicorn waits for both without an
+    end here, so that without the cut this test ends by its timeout."""
+    monkeypatch.setattr(hub, "GOODBYE_S", 0.05)
+    pieces = 8
+    with (
+        open_rig(tmp_path, tokens=("x" * 80_000,) * pieces) as rig,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+    ):
+        # A small send buffer, or the kernel takes it all on the stalled tab's behalf.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        rig.policy.hold()
+        config = uvicorn.Config(
+            rig.app, ws_per_message_deflate=False, log_level="error", timeout_graceful_shutdown=None
+        )
+        server = DrainingServer(config, rig.app, linger_s=0.05)
+        serving = asyncio.create_task(server.serve([listening]))
+        at = Live(listening.getsockname()[1], server)
+        async with asyncio.timeout(60), at.tab() as tab:
+            stalled = await _stalled(at.port, tab.credentials)
+            _, unfinished = await asyncio.open_connection("127.0.0.1", at.port)
+            unfinished.write(b"POST /v1/conversations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+            await until(lambda: len(server.server_state.tasks) == 3 and rig.app.state.service.num_sockets == 2)
+            await tab.send(type="message", client_id="a1", text="Write a lot")
+            rig.policy.step(pieces)
+            await tab.next_reply()
+            await until(lambda: any(peer.transport.get_write_buffer_size() for peer in server.server_state.connections))
+
+            server.should_exit = True
+            with pytest.raises(ConnectionClosed) as closed:
+                await tab.next()
+            await serving
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
+            assert not server.server_state.connections
+            for writer in (stalled, unfinished):
+                writer.transport.abort()
+
+
+async def test_a_second_drain_gives_running_replies_no_more_time(rig: Rig) -> None:
+    """The first says when they end; a server that is stopped drains twice."""
+    rig.policy.hold()
+    async with live(rig.app) as server, server.tab() as tab:
+        await tab.send(type="message", client_id="a1", text="Where is my card?")
+        rig.policy.step()
+        await tab.next("delta")
+        await asyncio.gather(rig.hub.drain(deadline_s=0.0), rig.hub.drain(deadline_s=3600.0))
         last = rig.store.messages(tab.hello["conversation_id"])[-1]
         assert (last.text, last.stop_reason) == ("In", "cancelled")
 
