@@ -172,6 +172,28 @@ def test_a_person_is_written_to_without_waiting_for_the_assistant(visit: Visit, 
         page.reload()
 
 
+def test_what_is_said_in_a_conversation_that_staff_deleted_goes_to_a_new_one(visit: Visit, product: Product) -> None:
+    """At once, with a line that says so; the other tab follows. So does the wish not to be learned from."""
+    page, other = visit.chat(), visit.chat()
+    ask(page)
+    first = conversation_of(page)
+    product.rig.store.erase_conversation(first, author="operator", at=1.0)
+    say(page, "Are you still there?")
+    expect(page.get_by_text("Your earlier conversation is no longer available.")).to_be_visible()
+    for tab in (page, other):
+        expect(tab.locator(".rj-user .rj-plain")).to_have_text(["Are you still there?"])
+        expect(replies(tab)).to_have_count(1)
+    second = conversation_of(page)
+    product.rig.store.erase_conversation(second, author="operator", at=1.0)
+    page.get_by_role("button", name="Do not learn from my conversation").click()
+    expect(page.locator(".rj-user")).to_have_count(0)
+    expect(page.get_by_role("button", name="Allow learning")).to_be_visible()
+    page.wait_for_function("!sessionStorage.getItem('rejoinder.outbox').includes('settings')")
+    third = conversation_of(page)
+    assert len({first, second, third}) == 3
+    assert not product.rig.store.conversation(third).learn_ok
+
+
 def test_a_conversation_is_downloaded_as_a_file(visit: Visit) -> None:
     """With what was said and the vote."""
     page = visit.chat()

@@ -21,6 +21,8 @@ export class Chat {
   #votes = new Map();
   #castVotes = new Map();
   #outbox = new Outbox();
+  /** What the next hello asks for: {conversation_id, token}, or a new conversation where there is no id. */
+  #wanted = loadChat();
   #conversationId = "";
   #end = { solved: null, csat: null, ended: false };
   #canSolve = false;
@@ -42,7 +44,7 @@ export class Chat {
     this.shell.setSettings("approved", true);
     const url = Object.assign(new URL("ws/chat", server), { protocol: server.protocol === "https:" ? "wss:" : "ws:" });
     this.connection = new Connection(url, { greeting: () => this.#hello(), onFrame: (frame) => this.#receive(frame), onState: (state) => this.#onState(state) });
-    onChatChanged((chat) => chat.conversation_id !== this.#conversationId && this.#switchTo());
+    onChatChanged((chat) => chat.conversation_id !== this.#conversationId && this.#switchTo(chat));
   }
 
   #build(server) {
@@ -87,7 +89,7 @@ export class Chat {
   // --- sending ----------------------------------------------------------------------------------------------------
 
   #hello() {
-    const { conversation_id, token } = loadChat();
+    const { conversation_id, token } = this.#wanted;
     const hello = { type: "hello", protocol: PROTOCOL };
     if (token) hello.token = token;
     if (!token || !conversation_id) return { ...hello, reply: this.#settings.reply };
@@ -161,12 +163,12 @@ export class Chat {
   #startFresh() {
     this.shell.hideError();
     this.shell.clear();
-    saveChat({ token: loadChat().token });
-    this.#switchTo();
+    this.#switchTo({ token: loadChat().token });
   }
 
-  /** Leaves this conversation for the one (or none) that the browser remembers now. */
-  #switchTo() {
+  /** Leaves this conversation for another, or a new one: other tabs follow when that has an id. */
+  #switchTo(chat) {
+    this.#wanted = chat;
     this.#outbox.clear();
     this.#forget();
     this.connection.open();
@@ -204,7 +206,8 @@ export class Chat {
     if (hello.conversation_id !== this.#conversationId) this.#forget();
     this.#conversationId = hello.conversation_id;
     this.#outbox.open(hello.conversation_id);
-    saveChat({ conversation_id: hello.conversation_id, token: hello.token });
+    this.#wanted = { conversation_id: hello.conversation_id, token: hello.token };
+    saveChat(this.#wanted);
     this.#introduce(hello.assistant, hello.ai_notice, hello.human_offer);
     this.shell.setVersion(hello.version);
     this.shell.setCanWrite(hello.can_write);
@@ -300,6 +303,7 @@ export class Chat {
 
   #onError(error) {
     if (!this.connection.online) return this.#refusedAtHello(error);
+    if (error.code === "not_found") return this.#startOver();
     const line = this.#errorLine(error);
     const frame = this.#outbox.take(error.client_id || error.key);
     if (frame?.type === "message") return this.#messageRefused(frame, line);
@@ -322,18 +326,22 @@ export class Chat {
 
   /** A conversation the server does not know or give us: start a new one; anything else waits and tries again. */
   #refusedAtHello(error) {
-    const remembered = loadChat();
-    if (["not_found", "not_allowed"].includes(error.code) && remembered.token) {
-      saveChat({});
-      this.#switchTo();
-      this.shell.showError(this.say("error.lost"));
-    } else if (error.code === "protocol") {
+    if (["not_found", "not_allowed"].includes(error.code) && this.#wanted.token) this.#startOver();
+    else if (error.code === "protocol") {
       this.connection.close();
       this.shell.setBanner("offline", this.say("error.protocol"));
     } else {
       this.shell.showError(this.#errorLine(error));
       this.connection.retryLater();
     }
+  }
+
+  /** This conversation is gone: what was said and wished and not taken goes to a new one. */
+  #startOver() {
+    const unsent = this.#outbox.all().filter(({ type }) => ["message", "settings"].includes(type));
+    this.#switchTo({});
+    for (const frame of unsent) this.#outbox.put(frame.client_id || frame.key, frame);
+    this.shell.showError(this.say("error.lost"));
   }
 
   // --- small state ------------------------------------------------------------------------------------------------
