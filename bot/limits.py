@@ -62,6 +62,11 @@ class TokenBuckets:
         bucket.tokens -= 1
         return bucket.tokens < CALM_SHARE * self._burst
 
+    def give_back(self, key: str) -> None:
+        """Return a token that was taken."""
+        bucket = self._bucket(key)
+        bucket.tokens = min(self._burst, bucket.tokens + 1)
+
     def is_hasty(self, key: str) -> bool:
         """Whether this key is hasty now; uses nothing."""
         bucket = self._buckets.get(key)

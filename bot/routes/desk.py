@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bot.announcements import announcement
 from bot.conversation import Message, digest
-from bot.errors import NotAllowed, NotFound
+from bot.errors import ConflictError, NotAllowed, NotFound
 from bot.feedback.desk import Doing
 from bot.feedback.desk_records import InboxRow
 from bot.routes.access import DeskDep, ServiceDep
@@ -189,7 +189,7 @@ def _announce(service: Service, doing: Doing, conversation_id: str, event: str) 
 
 @router.post("/v1/conversations/{conversation_id}/say")
 async def say(service: ServiceDep, doing: DeskDep, conversation_id: Id, body: Say) -> Said:
-    """Speak to the customer; only for whoever has taken over. The same key is the same message. What may not be taught
+    """Speak to the customer; only for whoever has taken over. The same key is the same message, with other words 409. What may not be taught
     from is refused before it is sent."""
     parts, text = service.parts, body.text.strip()
     teaches = body.teach and not _is_unedited(body)
@@ -216,7 +216,10 @@ def _store_said(service: Service, doing: Doing, message: Message) -> Message:
     """Once, with a row in the audit log."""
     store = service.parts.store
     with suppress(NotFound):
-        return store.message(message.id)
+        said = store.message(message.id)
+        if said.text != message.text:
+            raise ConflictError("key: expected the same words as before, got others")
+        return said
     stored = store.add_reply(message, None)
     store.desk.note(doing, "say", message.conversation_id, {}, {"message": message.id})
     return stored

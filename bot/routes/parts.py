@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bot.routes.versions import Versions
 
 LOGINS_PER_MIN = 10.0
-"""Attempts to sign in from one address."""
+"""Attempts to sign in from one address; of passwords and keys only the wrong ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,8 @@ async def _check(service: Service, request: Request, given: SignIn) -> tuple[str
     """(account, its session epoch). Raises NotAllowed, TooMuch, Unauthenticated."""
     if not is_own_page(request, service):
         raise NotAllowed("origin: expected this server's own page (behind a proxy: public_url), got another")
-    service.logins.take(address_of(request))
+    address = address_of(request)
+    service.logins.take(address)
     if given.key or not given.name:
         if not service.parts.identity.is_operator_key(given.key):
             raise Unauthenticated("key: expected the operator key, got another")
@@ -121,6 +122,8 @@ async def _check(service: Service, request: Request, given: SignIn) -> tuple[str
     else:
         account = await asyncio.to_thread(service.staff.sign_in, given.name, given.password)
         name, epoch = account.name, account.session_epoch
+    # Only guesses count: a whole shift may come from one address.
+    service.logins.give_back(address)
     doing = Doing(f"operator:{name}", service.parts.clock())
     await asyncio.to_thread(service.parts.store.desk.note, doing, "sign in", name)
     return name, epoch

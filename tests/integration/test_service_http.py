@@ -188,6 +188,19 @@ def test_a_wrong_key_is_refused_and_guessing_is_slow(client: TestClient) -> None
     assert "guess" not in answers[0].text
 
 
+def test_a_whole_shift_signs_in_from_one_address_but_guesses_are_counted_between(client: TestClient) -> None:
+    """Whoever knows the key takes nothing from the others, and gives a guesser nothing."""
+    rightly = [client.post("/v1/session", json={"key": OPERATOR_KEY}).status_code for _ in range(12)]
+    assert rightly == [200] * 12
+    guesses = []
+    for number in range(10):
+        guesses.append(client.post("/v1/session", json={"key": f"guess {number}"}).status_code)
+        if number < 9:
+            client.post("/v1/session", json={"key": OPERATOR_KEY})
+    guesses.append(client.post("/v1/session", json={"key": "guess"}).status_code)
+    assert guesses == [401] * 10 + [429]
+
+
 @pytest.mark.parametrize(
     "page", ["//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "javascript:alert(1)"]
 )

@@ -226,12 +226,15 @@ def test_an_edited_draft_teaches_and_an_unedited_one_does_not(client: TestClient
 
 
 def test_words_that_are_sent_again_teach_once(client: TestClient, rig: Rig) -> None:
-    """Under one key: one message, one case, one row in the log; also when the case was taken back meanwhile."""
+    """Under one key: one message, one case, one row in the log; also when the case was taken back meanwhile. Other words
+    under it are refused."""
     where = f"/v1/conversations/{chat(client)['conversation_id']}"
     client.post(f"{where}/takeover", json={})
     words = {"key": "1", "text": "In 2 days.", "teach": True}
     first, second = (client.post(f"{where}/say", json=words).json() for _ in range(2))
     assert first == second
+    changed = client.post(f"{where}/say", json=words | {"text": "In 3 days."})
+    assert (changed.status_code, changed.json()["error"]["code"]) == (409, "conflict")
     assert [case.id for case in rig.store.desk.cases()] == [first["case_id"]]
     assert [row.action for row in rig.store.desk.audit()].count("correct") == 1
     client.delete(f"/v1/cases/{first['case_id']}")
