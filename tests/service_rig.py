@@ -29,7 +29,7 @@ from bot.policy.adapters import AdapterStore
 from bot.policy.scripted import ScriptedPolicy
 from bot.policy.types import ActRequest, TextRequest
 from bot.service import AppParts, DrainingServer, create_app
-from bot.settings import LimitSettings, Settings
+from bot.settings import EngineSettings, LimitSettings, Settings
 from bot.staff import Staff
 from bot.teaching import Teacher
 from tests.builders import make_decision
@@ -220,9 +220,10 @@ def open_rig(
     store: Store | None = None,
     tokens: Sequence[str] = (),
     allowed_origins: tuple[str, ...] = ("https://shop.example",),
+    backend: str = "transformers",
     **limits: Any,
 ) -> Iterator[Rig]:
-    """A rig whose home is `home`; `limits` are fields of LimitSettings."""
+    """A rig whose home is `home`, and whose settings say `engine.backend`; `limits` are fields of LimitSettings."""
     clock, ticks, ids = Clock(), Clock(), IdSource()
     # Ticks stand still, so what may come at once is all there is.
     limits = {"conversations_per_min": 1e6, "messages_at_once": 20.0, "address_messages_at_once": 600.0} | limits
@@ -231,7 +232,12 @@ def open_rig(
         domain = with_live_articles(make_domain())
         knowledge = ScriptedKnowledge(domain)
         replier = ScriptedReplier(opened, policy, knowledge, ids, clock)
-        settings = Settings(home, allowed_origins=allowed_origins, limits=LimitSettings(**limits))
+        settings = Settings(
+            home,
+            allowed_origins=allowed_origins,
+            limits=LimitSettings(**limits),
+            engine=EngineSettings(backend=backend),
+        )
         versions = AdapterStore(home / "adapters", b"s" * 32)
         parts = AppParts(
             settings=settings,

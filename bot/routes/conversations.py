@@ -47,8 +47,11 @@ def _store_start(store: Store, conversation: Conversation, greeting: Message) ->
 
 
 def check_reply_mode(service: Service, reply: str | None) -> None:
-    """Raises Unavailable when generated replies are asked for and no model here can write."""
-    if reply == "generated" and not service.parts.policy.can_write:
+    """Raises Unavailable when generated replies are asked for and nothing that writes is configured. A server that is gone may
+    be back with the next reply, and `can_write` says that it is not there; until then replies are approved ones."""
+    parts = service.parts
+    may_write = parts.policy.can_write or parts.settings.engine.backend == "vllm"
+    if reply == "generated" and not may_write:
         raise Unavailable("reply: expected approved, since no model that writes is loaded; got generated")
 
 

@@ -313,6 +313,26 @@ def test_generated_replies_need_a_model_that_writes(tab: WebSocketTestSession, r
     assert receive(tab, "error", "settings")["code"] == "unavailable"
 
 
+@pytest.mark.parametrize(("backend", "is_taken"), [("vllm", True), ("transformers", False)])
+def test_who_wants_generated_replies_may_begin_while_the_server_that_writes_is_gone(
+    tmp_path: Path, backend: str, is_taken: bool
+) -> None:
+    """The wish is kept, and `can_write` says that it waits; over HTTP and in the middle of a chat too. The control: where
+    nothing that writes is configured, it is refused."""
+    with open_rig(tmp_path, backend=backend) as rig, TestClient(rig.app) as client:
+        rig.policy.can_write = False
+        assert client.post("/v1/conversations", json={"reply": "generated"}).status_code == (201 if is_taken else 503)
+        with client.websocket_connect("/ws/chat") as tab:
+            tab.send_json({"type": "hello", "protocol": 1, "reply": "generated"})
+            first = tab.receive_json()
+            assert first["type"] == ("hello" if is_taken else "error")
+            if is_taken:
+                assert (first["reply"], first["can_write"]) == ("generated", False)
+                assert ask(tab)["text"]
+                tab.send_json({"type": "settings", "reply": "generated"})
+                assert receive(tab, "settings", "error")["reply"] == "generated"
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 def test_messages_are_limited_per_person_and_the_wait_is_told(tmp_path: Path) -> None:
     """Two a minute: the third waits 30 s; after that it goes through. Control: without waiting it does not."""
