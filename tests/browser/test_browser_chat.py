@@ -301,17 +301,20 @@ def test_solved_is_asked_once_and_answered(visit: Visit, product: Product) -> No
     expect(page.get_by_role("button", name="Yes, solved")).to_have_count(0)
 
 
-def test_a_new_conversation_starts_empty_in_every_tab(visit: Visit) -> None:
-    """Tabs share the conversation, also when it changes."""
+def test_a_new_conversation_starts_empty_in_every_tab(visit: Visit, product: Product) -> None:
+    """Tabs share the conversation, also when it changes: none starts one of its own."""
     page, other = visit.chat(), visit.chat()
     ask(page)
-    expect(replies(other)).to_have_count(1)
-    page.get_by_role("button", name="Chat settings").click()
-    page.get_by_role("button", name="New conversation").click()
-    expect(replies(page)).to_have_count(0)
-    expect(replies(other)).to_have_count(0)
-    ask(other, "Hello again")
-    expect(page.get_by_text("Hello again")).to_be_visible()
+    before = product.rig.store.counts()["conversations"]
+    for number in range(3):
+        expect(replies(other)).to_have_count(1)
+        page.get_by_role("button", name="Chat settings").click()
+        page.get_by_role("button", name="New conversation").click()
+        expect(replies(page)).to_have_count(0)
+        expect(replies(other)).to_have_count(0)
+        ask(other, f"Hello {number}")
+        expect(page.get_by_text(f"Hello {number}")).to_be_visible()
+    assert product.rig.store.counts()["conversations"] == before + 3
 
 
 def test_a_refused_message_can_be_tried_again(visit: Visit, product: Product) -> None:

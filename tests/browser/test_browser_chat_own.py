@@ -158,11 +158,14 @@ def test_a_wish_not_to_learn_is_shown_until_it_is_obeyed_or_refused(visit: Visit
 
 
 def test_a_person_is_written_to_without_waiting_for_the_assistant(visit: Visit, product: Product) -> None:
-    """No dots, and the send button stays: at once and after a reload. The bot's turn is the control elsewhere."""
+    """No dots, and the send button stays: at once and after a reload; nor is another answer offered. The bot's turn is the
+    control."""
     page = visit.chat()
+    expect(ask(page).get_by_role("button", name="Another answer")).to_be_visible()
     product.rig.store.desk.take_over(Doing("operator:anna", 1000.0), conversation_of(page))
     page.reload()
     expect(page.get_by_text("You are now talking with anna, a person.")).to_be_visible()
+    expect(replies(page).get_by_role("button", name="Another answer")).to_be_hidden()
     say(page, "Hello, are you there?")
     expect(page.locator(".rj-sending")).to_have_count(0)
     for _ in range(2):
