@@ -1,7 +1,7 @@
 // The operator page: inbox, transcript, take-over. Knows what is shown and what the keys do; parts draw and report.
 
 import { el, newId } from "./dom.js";
-import { call, conversationPath, Live, openedBefore, query, read, rememberOpen } from "./operator_api.js";
+import { call, conversationPath, Live, namedPath, openedBefore, query, read, rememberOpen } from "./operator_api.js";
 import { Composer } from "./operator_composer.js";
 import { correctReply, draftArticle, showKeys, writeNote } from "./operator_dialogs.js";
 import { List } from "./operator_list.js";
@@ -14,6 +14,7 @@ import { drawSide, TranscriptView } from "./operator_transcript.js";
 const PAGE = 50;
 const SETTLE_MS = 200;
 const SNOOZE_S = 3600;
+const RELOAD_MS = 30_000;
 
 class Desk {
   constructor(root) {
@@ -74,6 +75,8 @@ class Desk {
       this.#tell(error.message, true);
     }
     this.live = new Live({ changed: (ids) => this.#changed(ids), viewers: (byId) => this.#viewers(byId), state: (on) => this.#lamp(on) });
+    setInterval(() => this.#tick(), RELOAD_MS);
+    document.addEventListener("visibilitychange", () => this.#tick());
   }
 
   async #facets() {
@@ -83,7 +86,7 @@ class Desk {
 
   async #save(name, filter) {
     const { q, view, assignee, order, thumb, csat, outcome, flagged, language, version, act, article, tag, since, until } = filter;
-    await this.#do(() => call("PUT", `v1/filters/${encodeURIComponent(name)}`, { q, view, assignee, order, thumb, csat, outcome, flagged, language, version, act, article, tag, since, until }), `Filter "${name}" is saved.`);
+    await this.#do(() => call("PUT", namedPath("filters", name), { q, view, assignee, order, thumb, csat, outcome, flagged, language, version, act, article, tag, since, until }), `Filter "${name}" is saved.`);
     await this.#facets();
   }
 
@@ -130,6 +133,13 @@ class Desk {
     }, SETTLE_MS);
   }
 
+  /** What time alone changes, and nobody tells of: who was put off is back, who waits has waited longer. */
+  #tick() {
+    if (document.hidden || !this.isLive) return;
+    this.#reload();
+    if (this.shown?.desk.state === "snoozed") this.#refresh();
+  }
+
   #viewers(byId) {
     this.watchers = byId;
     for (const row of this.rows) row.viewers = (byId[row.id] ?? []).filter((name) => name !== this.me.name);
@@ -140,6 +150,7 @@ class Desk {
   // --- one conversation -----------------------------------------------------------------------------------------------
   async #open(id) {
     if (!id) return;
+    if (id !== this.openId) this.#clear();
     this.openId = id;
     rememberOpen(id);
     this.shown = null;
@@ -158,9 +169,21 @@ class Desk {
     this.list.mark(null);
     this.live?.look(null);
     this.transcript.clear();
+    this.#clear();
+  }
+
+  /** Levers are of the conversation that is open: none is left of another while it is fetched. */
+  #clear() {
     this.head.replaceChildren();
     this.composer.clear();
     this.side.replaceChildren();
+  }
+
+  #gone(id) {
+    for (const place of [id, `note:${id}`]) this.memory?.keepWords(place, {});
+    this.#close();
+    this.#reload();
+    this.#tell("Its person deleted this conversation.", true);
   }
 
   async #refresh() {
@@ -175,7 +198,8 @@ class Desk {
       if (this.canAct) this.composer.draw(id, answer.desk, this.me.name, this.memory);
       drawSide(this.side, answer, { tag: () => this.#tag(), untag: (tag) => this.#mark({ remove_tag: tag }), note: () => this.#note(), back: () => this.#toggleAbout() }, this.canAct);
     } catch (error) {
-      this.#tell(error.message, true);
+      if (error.status === 404 && id === this.openId) this.#gone(id);
+      else this.#tell(error.message, true);
     }
   }
 
@@ -212,6 +236,7 @@ class Desk {
       return true;
     } catch (error) {
       this.#tell(error.message, true);
+      if (error.status === 404) this.#refresh();
       return false;
     }
   }
@@ -305,6 +330,7 @@ class Desk {
   }
 
   #lamp(on) {
+    this.isLive = on;
     this.lamp.textContent = on ? "live" : "offline, reconnecting…";
     this.lamp.classList.toggle("off", !on);
     // What changed before the server began to tell of changes, or while it could not.

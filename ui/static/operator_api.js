@@ -43,6 +43,13 @@ export const openedBefore = () => new URLSearchParams(location.search).get("open
 
 export const read = (path) => call("GET", path);
 export const conversationPath = (id, rest = "") => `v1/conversations/${encodeURIComponent(id)}${rest}`;
+
+/** The address of something that somebody gave a name. Throws ApiError for a name that addresses leave out. */
+export function namedPath(kind, name) {
+  if (name === "." || name === "..") throw new ApiError(`"${name}" cannot be a name: choose another.`, 400);
+  return `v1/${kind}/${encodeURIComponent(name)}`;
+}
+
 export const absolute = (path) => new URL(path, BASE).href;
 
 /** The list's parameters as a query string, without what does not filter. */

@@ -1,7 +1,7 @@
 // Below the transcript: the words to the customer while one speaks, else who does and how to take over. Sends; decides nothing else.
 
 import { el, newId } from "./dom.js";
-import { call, conversationPath, read } from "./operator_api.js";
+import { call, conversationPath, namedPath, read } from "./operator_api.js";
 import { ask, button, faint, field, percent, select } from "./operator_parts.js";
 
 const WHO_SPEAKS = {
@@ -26,8 +26,10 @@ export class Composer {
   draw(id, desk, name, memory) {
     const wanted = `${id}:${desk.status}:${desk.assignee}`;
     if (wanted === this.drawnFor) return;
+    const had = this.id === id && this.field?.isConnected ? this.field : null;
     Object.assign(this, { id, memory, drawnFor: wanted });
     if (desk.status === "person" && desk.assignee === name) return this.#drawField();
+    if (had && desk.status === "person") this.on.tell(`${desk.assignee} has taken over.${had.value.trim() ? " What you had written is kept." : ""}`, true);
     const words = desk.status === "person" ? `${desk.assignee} is speaking with the customer.` : (WHO_SPEAKS[desk.status] ?? BOT_SPEAKS);
     const label = desk.status === "person" ? "Take over from them" : "Take over";
     this.node.replaceChildren(faint(words), button(label, () => this.on.takeOver(), { tone: "primary", keys: "t" }));
@@ -49,7 +51,7 @@ export class Composer {
     this.teach = el("input", { type: "checkbox", checked: teach });
     for (const input of [this.field, this.teach]) input.addEventListener("input", () => this.#keep());
     const macros = select([["", "Macros"]], "", (name) => {
-      if (name) this.#fill(this.macros[name]);
+      if (name) this.#fill(this.field, this.macros[name]);
       macros.value = "";
     });
     macros.setAttribute("aria-label", "Macros");
@@ -66,10 +68,17 @@ export class Composer {
     this.memory.keepWords(this.id, { text: this.field.value, teach: this.teach.checked, draft: this.draft, sending: this.sending });
   }
 
-  #fill(text) {
-    this.field.value = text;
-    this.field.focus();
+  /** Puts words into a field that is still shown, after a yes where they take the place of typed ones; whether it did. */
+  async #fill(field, text, draft = this.draft) {
+    const typed = field.value.trim();
+    const replaces = typed && typed !== this.draft?.text.trim();
+    if (replaces && !(await ask("Replace what you have written?", [el("blockquote", {}, text)], "Replace", () => {}))) return false;
+    if (!field.isConnected) return false;
+    this.draft = draft;
+    field.value = text;
+    field.focus();
     this.#keep();
+    return true;
   }
 
   async #fetchMacros(node) {
@@ -81,21 +90,19 @@ export class Composer {
     const text = this.field.value.trim();
     if (!text) return this.on.tell("Write the reply first, then keep it.", true);
     const name = el("input", { class: "od-input", required: true, maxLength: 60 });
-    await ask("Keep this reply for everybody", [field("Name", name), el("blockquote", {}, text)], "Keep", () => call("PUT", `v1/macros/${encodeURIComponent(name.value.trim())}`, { text }));
+    await ask("Keep this reply for everybody", [field("Name", name), el("blockquote", {}, text)], "Keep", () => call("PUT", namedPath("macros", name.value.trim()), { text }));
     this.#fetchMacros(node);
   }
 
   async #suggest() {
-    const { id } = this;
+    const { id, field } = this;
     try {
       const found = await call("POST", conversationPath(id, "/suggest"));
-      if (id !== this.id) return;
+      if (!field.isConnected) return;
       if (!found.text) return this.on.tell(`The bot would do ${found.act}: it has no words for it.`);
-      this.draft = { act: found.act, text: found.text };
-      this.#fill(found.text);
-      this.on.tell(`Draft: ${found.act}, ${percent(found.probability)}. Sent as it is, it teaches nothing; edited, it can.`);
+      if (await this.#fill(field, found.text, { act: found.act, text: found.text })) this.on.tell(`Draft: ${found.act}, ${percent(found.probability)}. Sent as it is, it teaches nothing; edited, it can.`);
     } catch (error) {
-      this.on.tell(error.message, true);
+      this.#failed(error);
     }
   }
 
@@ -108,17 +115,25 @@ export class Composer {
     this.#keep();
     try {
       const said = await call("POST", conversationPath(id, "/say"), { key: this.sending.key, text, teach, draft: this.draft });
-      memory.keepWords(id, {});
+      // What was typed meanwhile, here or there, stays.
+      if (memory.words(id).text?.trim() === text) memory.keepWords(id, {});
       this.on.tell(said.case_id ? "Sent, and the bot knows it from now on." : teach ? "Sent. The bot's own words, unedited, teach it nothing." : "Sent.");
-      if (id === this.id) this.#empty();
+      if (id === this.id) this.#empty(text);
       this.on.sent();
     } catch (error) {
-      this.on.tell(error.message, true);
+      this.#failed(error);
     }
   }
 
-  #empty() {
+  /** A conversation that is gone is told of when it is shown anew. */
+  #failed(error) {
+    this.on.tell(error.message, true);
+    if (error.status === 404) this.on.sent();
+  }
+
+  #empty(sent) {
     this.sending = this.draft = null;
+    if (this.field.value.trim() !== sent) return;
     this.field.value = "";
     this.teach.checked = false;
   }
