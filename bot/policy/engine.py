@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -174,9 +174,10 @@ class Engine:
 
     async def write(self, request: TextRequest, version: str) -> AsyncGenerator[TextDelta, None]:
         """Stream a reply under a loaded version, in one batch with all others. Raises ModelError, before the first piece,
-        when the version's causal adapter is not what was trained: then another version serves."""
+        when the version's causal adapter is not what was trained: then another version serves. Its time runs from here, also
+        while the model is loaded."""
         self._check_open()
-        voice = await self._need_voice()
+        voice, request = await self._voice_for(request)
         try:
             adapter = await self._adapter_of(version, voice)
         except AdapterError as error:
@@ -320,7 +321,27 @@ class Engine:
             raise ModelError("the engine is closed: the server is stopping")
 
     # --- the causal part, loaded when first needed ------------------------------------------------------------------------
+    async def _voice_for(self, request: TextRequest) -> tuple[Voice, TextRequest]:
+        """Who writes it, and the request with the time that loading has left it. Raises ModelError where it left none."""
+        if self._voice is not None or request.deadline_s is None:
+            return await self._need_voice(), request
+        asked_at = self._clock()
+        try:
+            async with asyncio.timeout(request.deadline_s):
+                voice = await self._need_voice()
+        except TimeoutError:
+            raise ModelError(
+                f"no reply within {request.deadline_s:g} s: the model that writes is being loaded"
+            ) from None
+        return voice, replace(request, deadline_s=max(0.0, request.deadline_s - (self._clock() - asked_at)))
+
     async def _need_voice(self) -> Voice:
+        """It is loaded once, whoever stops waiting for it."""
+        if self._voice is not None:
+            return self._voice
+        return await asyncio.shield(asyncio.create_task(self._load_once()))
+
+    async def _load_once(self) -> Voice:
         async with self._causal_loading:
             if self._voice is None:
                 loop = asyncio.get_running_loop()

@@ -692,6 +692,29 @@ async def test_embeddings_are_the_base_encoder_s_whatever_serves(rig: Rig) -> No
     assert (await rig.engine.embed([])).shape == (0, 32)
 
 
+async def test_a_reply_does_not_wait_for_the_model_beyond_its_deadline_and_the_load_goes_on(rig: Rig) -> None:
+    """Its time runs from the request. Who comes later finds the model there: it is loaded once, though the first one to ask
+    for it left."""
+    loads: list[CausalPart] = []
+    release = threading.Event()
+
+    def load() -> CausalPart:
+        loads.append(rig.writer)
+        assert release.wait(60)
+        return rig.writer
+
+    engine = rig.another_engine(load_causal=load)
+    try:
+        with pytest.raises(ModelError, match="is being loaded"):
+            async with engine.lease() as lease:
+                await write(lease, replace(WRITE, deadline_s=0.05))
+    finally:
+        release.set()
+    await write_under(engine)
+    assert len(loads) == 1
+    await engine.close()
+
+
 async def test_the_writer_is_loaded_once_when_first_needed(rig: Rig) -> None:
     """By however many at the same time; without one, writing is a clear error."""
     loads: list[CausalPart] = []
