@@ -121,7 +121,18 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._linger_s = linger_s
+        self._closing: set[Any] = set()
         logging.getLogger("uvicorn.error").addFilter(_PLAIN_REFUSALS)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Each tenth of a second: what has been closing for `linger_s` is dropped. A reader that was cut for reading nothing
+        would otherwise keep its connection, and the memory of what it was sent, for as long as it likes."""
+        if counter % max(1, round(self._linger_s / 0.1)) == 0:
+            closing = {peer for peer in self.server_state.connections if peer.transport.is_closing()}
+            for peer in closing & self._closing:
+                peer.transport.abort()
+            self._closing = closing
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain (a second Ctrl-C ends it early), then what uvicorn does."""

@@ -379,6 +379,34 @@ async def test_peers_that_never_leave_do_not_hold_a_server_that_stops(
                 writer.transport.abort()
 
 
+async def test_a_tab_that_was_cut_for_reading_nothing_keeps_no_connection(tmp_path: Path) -> None:
+    """Its transport would wait for its buffer to be read, which nobody does; the other goes on."""
+    pieces = 40
+    with (
+        open_rig(tmp_path, tokens=("x" * 80_000,) * pieces) as rig,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+    ):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        rig.policy.hold()
+        config = uvicorn.Config(rig.app, ws_per_message_deflate=False, log_level="error")
+        server = DrainingServer(config, rig.app, linger_s=0.1)
+        serving = asyncio.create_task(server.serve([listening]))
+        at = Live(listening.getsockname()[1], server)
+        async with asyncio.timeout(60), at.tab() as tab:
+            stalled = await _stalled(at.port, tab.credentials)
+            await until(lambda: rig.app.state.service.num_sockets == 2)
+            await tab.send(type="message", client_id="a1", text="Write a lot")
+            for _ in range(pieces):
+                rig.policy.step()
+                await tab.next("delta")
+            await tab.next_reply()
+            await until(lambda: rig.app.state.service.num_sockets == 1)
+            await until(lambda: len(server.server_state.connections) == 1)
+            stalled.transport.abort()
+        server.should_exit = True
+        await serving
+
+
 async def test_a_second_drain_gives_running_replies_no_more_time(rig: Rig) -> None:
     """The first says when they end; a server that is stopped drains twice."""
     rig.policy.hold()
