@@ -119,8 +119,7 @@ class Desk:
         return bool(self._write(writes.take_over, doing, conversation_id, force))
 
     def end_turn(self, doing: Doing, conversation_id: str, status: str) -> bool:
-        """Back to the bot (`bot`; NotAllowed unless a person speaks) or closed (`resolved`); False: so it was. Raises
-        ConflictError."""
+        """Back to the bot (`bot`, if a person speaks) or closed (`resolved`); False: so it was. Raises ConflictError."""
         return bool(self._write(writes.end_turn, doing, conversation_id, status))
 
     # --- corrections ----------------------------------------------------------------------------------------------------

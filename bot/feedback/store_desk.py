@@ -222,12 +222,12 @@ def take_over(conn: Connection, doing: Doing, conversation_id: str, force: bool)
 
 def end_turn(conn: Connection, doing: Doing, conversation_id: str, status: str) -> bool:
     """Hand back to the bot (`bot`) or close (`resolved`); False: it was closed already. Raises ConflictError while somebody
-    else speaks, NotAllowed where nobody speaks who could hand back: whoever waits keeps their place."""
+    else speaks, and for a hand-back where no person does: whoever waits keeps their place."""
     before = _inbox_row(conn, conversation_id)
     if before["status"] == "person" and before["assignee"] not in ("", doing.name):
         raise ConflictError(f"{before['assignee']} speaks here: take it over from them first")
     if status == "bot" and before["status"] != "person":
-        raise NotAllowed("hand back: you have not taken this conversation over, so there is nothing to hand back")
+        raise ConflictError("hand back: you have not taken this conversation over, so there is nothing to hand back")
     if before["status"] == status:
         return False
     _set_status(conn, doing, "hand back" if status == "bot" else "resolve", conversation_id, status)

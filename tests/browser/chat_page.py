@@ -7,6 +7,7 @@ from playwright.sync_api import Locator, Page, expect
 
 def say(page: Page, text: str) -> None:
     """Type and send."""
+    page.bring_to_front()
     field = page.get_by_label("Your message")
     field.fill(text)
     field.press("Enter")
@@ -32,6 +33,7 @@ def conversation_of(page: Page) -> str:
 
 
 def menu(page: Page, item: str) -> None:
-    """Press an item of the chat's menu."""
+    """Press an item of the chat's menu. In a tab behind another one Chromium draws once a second, and clicks wait for that."""
+    page.bring_to_front()
     page.get_by_role("button", name="Chat settings").click()
     page.get_by_role("button", name=item).click()

@@ -272,6 +272,7 @@ def test_a_pressed_quick_reply_stays_what_was_on_its_button(new_visit: Callable[
 def test_settings_are_kept_by_the_conversation(visit: Visit) -> None:
     """Generated replies and not learning: both survive a reload and show in the other tab."""
     page, other = visit.chat(), visit.chat()
+    page.bring_to_front()
     page.get_by_role("button", name="Chat settings").click()
     page.get_by_text("Generated", exact=True).click()
     page.get_by_text("Learn from this conversation").click()

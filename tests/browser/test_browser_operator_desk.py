@@ -296,6 +296,7 @@ def test_who_was_put_off_is_back_when_the_time_has_come(new_visit: Callable[...,
     open_newest(desk, "russet")
     desk.keyboard.press("z")
     expect(row).to_have_count(0)
+    expect(desk.locator(".od-lamp")).to_have_text("live")
     product.rig.clock.now += 3601
     desk.clock.fast_forward(31_000)
     expect(row).to_contain_text("waits 1 h")

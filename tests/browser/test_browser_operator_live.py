@@ -32,6 +32,7 @@ def sign_in(visit: Visit) -> Page:
 
 def open_newest(page: Page, words: str) -> None:
     """The first conversation of the list, which must hold these words."""
+    page.bring_to_front()
     row = page.locator(".od-row", has_text=words).first
     row.click()
     expect(page.locator(".od-message.od-user", has_text=words)).to_be_visible()

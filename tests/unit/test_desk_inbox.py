@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot.conversation import SignalKind
-from bot.errors import ConflictError, NotAllowed, NotFound
+from bot.errors import ConflictError, NotFound
 from bot.feedback import schema_desk
 from bot.feedback.desk import Doing
 from bot.feedback.desk_records import InboxQuery, Piece
@@ -239,7 +239,7 @@ def test_a_visit_without_a_word_is_nothing_to_work_on(three: Store) -> None:
 def test_only_whoever_speaks_hands_back(three: Store) -> None:
     """Who waits for a person keeps their place, and nothing is written down; after a take-over it is done once."""
     for name in "ac":
-        with pytest.raises(NotAllowed, match="nothing to hand back"):
+        with pytest.raises(ConflictError, match="nothing to hand back"):
             three.desk.end_turn(ANA, name, "bot")
     assert (three.conversation("c").status, three.desk.waiting(), three.desk.audit()) == ("waiting", ["c"], [])
     three.desk.take_over(ANA, "c")
