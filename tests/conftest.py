@@ -13,10 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,9 @@ from bot.errors import ModelError
 from bot.policy.download import Kind, find_or_fetch
 from bot.policy.transfer import StderrProgress
 from bot.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from tests.learner_rig import Home
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -46,6 +49,23 @@ def make_settings(own_home: Path) -> Callable[..., Settings]:
         return load_settings({"home": own_home, "profile": "demo", "seed": 0} | overrides, {})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny models of a learner's tests."""
+    from tests.learner_rig import tiny_models
+
+    return tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, models: Path) -> Iterator[Home]:
+    """A home with a learner over them; a file whose tests need another has a fixture of its own."""
+    from tests.learner_rig import open_home
+
+    with open_home(tmp_path, models) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

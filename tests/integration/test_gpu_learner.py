@@ -3,7 +3,7 @@ checkpoint that goes both ways."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from online_learning.hearing import as_heard
 from online_learning.text_passes import generated_of, stored_or_scored
 from online_learning.update import CURRENT, Learner
 from tests.gpu_rig import CPU, CUDA, counted_waits, policy_on
-from tests.learner_rig import QUICK, Home, open_home, tiny_models
+from tests.learner_rig import QUICK, Home
 
 pytestmark = pytest.mark.gpu
 
@@ -37,17 +37,6 @@ RECIPES: dict[str, LearnerConfig] = {
 MOVED, ALIKE = 0.05, 0.01
 """Nats: an update moves the acts that were taught by more than the first, and two devices differ by less than the second."""
 TEXT = replace(QUICK, epochs=0, text_learning_rate=5e-3)
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def learner_on(device: torch.device, models: Path, config: LearnerConfig, *, writes: bool = False) -> Learner:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bot.conversation import BASE_VERSION
 from bot.policy.types import ActRequest, Choice
 from online_learning.evidence import rescore
-from tests.learner_rig import STRICT, Home, open_home, tiny_models
+from tests.learner_rig import STRICT, Home
 
 PLEASE = "my card please"
 TAUGHT = [(PLEASE, "card_arrival", 1), (PLEASE, "lost_card", -1)] * 2
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def served(home: Home) -> tuple[str, Choice, ActRequest]:

@@ -338,6 +338,20 @@ async def test_a_reply_that_does_not_end_is_cut_at_the_deadline_and_kept(rig: Ri
         assert (last.text, last.stop_reason) == ("In", "cancelled")
 
 
+@contextlib.contextmanager
+def _narrow(folder: Path, pieces: int, linger_s: float) -> Iterator[tuple[Rig, DrainingServer, socket.socket]]:
+    """A server whose bot holds a long reply, and which waits for its peers without an end; not yet serving."""
+    tokens = ("x" * 80_000,) * pieces
+    with open_rig(folder, tokens=tokens) as rig, socket.create_server(("127.0.0.1", 0)) as listening:
+        # A small send buffer, or the kernel takes it all on the stalled tab's behalf.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        rig.policy.hold()
+        config = uvicorn.Config(
+            rig.app, ws_per_message_deflate=False, log_level="error", timeout_graceful_shutdown=None
+        )
+        yield rig, DrainingServer(config, rig.app, linger_s=linger_s), listening
+
+
 async def test_peers_that_never_leave_do_not_hold_a_server_that_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,17 +359,7 @@ async def test_peers_that_never_leave_do_not_hold_a_server_that_stops(
     end here, so that without the cut this test ends by its timeout."""
     monkeypatch.setattr(hub, "GOODBYE_S", 0.05)
     pieces = 8
-    with (
-        open_rig(tmp_path, tokens=("x" * 80_000,) * pieces) as rig,
-        socket.create_server(("127.0.0.1", 0)) as listening,
-    ):
-        # A small send buffer, or the kernel takes it all on the stalled tab's behalf.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        rig.policy.hold()
-        config = uvicorn.Config(
-            rig.app, ws_per_message_deflate=False, log_level="error", timeout_graceful_shutdown=None
-        )
-        server = DrainingServer(config, rig.app, linger_s=0.05)
+    with _narrow(tmp_path, pieces, linger_s=0.05) as (rig, server, listening):
         serving = asyncio.create_task(server.serve([listening]))
         at = Live(listening.getsockname()[1], server)
         async with asyncio.timeout(60), at.tab() as tab:
@@ -382,14 +386,7 @@ async def test_peers_that_never_leave_do_not_hold_a_server_that_stops(
 async def test_a_tab_that_was_cut_for_reading_nothing_keeps_no_connection(tmp_path: Path) -> None:
     """Its transport would wait for its buffer to be read, which nobody does; the other goes on."""
     pieces = 40
-    with (
-        open_rig(tmp_path, tokens=("x" * 80_000,) * pieces) as rig,
-        socket.create_server(("127.0.0.1", 0)) as listening,
-    ):
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        rig.policy.hold()
-        config = uvicorn.Config(rig.app, ws_per_message_deflate=False, log_level="error")
-        server = DrainingServer(config, rig.app, linger_s=0.1)
+    with _narrow(tmp_path, pieces, linger_s=0.1) as (rig, server, listening):
         serving = asyncio.create_task(server.serve([listening]))
         at = Live(listening.getsockname()[1], server)
         async with asyncio.timeout(60), at.tab() as tab:

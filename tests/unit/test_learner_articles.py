@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from online_learning.articles import ArticlesOnDisk
 from online_learning.offline import ConversationTests, OfflinePolicy
 from online_learning.update import CURRENT
-from tests.learner_rig import Home, open_home, tiny_models
+from tests.learner_rig import Home
 
 HOURS = "---\ntitle: {title}\nquestions:\n{questions}\n---\nFrom nine to five.\n"
 OTHER = HOURS.format(title="Pets in the branch", questions="  - May I bring my dog")
 SAME = HOURS.format(title="Hours and more", questions="  - When are you open?\n  - When are you open")
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def write(home: Home, name: str, text: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,21 +16,10 @@ from online_learning.algorithms.q_heads import QHeads
 from online_learning.checkpoint import LearnerState, load_checkpoint, save_checkpoint
 from online_learning.config import ILQLConfig, LearnerConfig
 from online_learning.update import Learner
-from tests.learner_rig import QUICK, Home, open_home, tiny_models
+from tests.learner_rig import QUICK, Home, open_home
 
 TAUGHT = [("my card please", "card_arrival", 1), ("my card please", "lost_card", -1)] * 2
 QUICK_ILQL = replace(QUICK, algorithm="ilql", loss=ILQLConfig())
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def state_of(learner: Learner) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,23 +19,12 @@ from online_learning.checkpoint import load_checkpoint
 from online_learning.loop import Loop
 from online_learning.update import CURRENT
 from tests.builders import make_message
-from tests.learner_rig import QUICK, STRICT, Home, open_home, tiny_models
+from tests.learner_rig import QUICK, STRICT, Home, open_home
 
 ANA = Doing("operator:ana", 5000.0)
 QUESTION = "where is my card"
 SAID = "Hello, here is what to do about it: card arrival. Does that help?"
 FAST = replace(QUICK, text_learning_rate=5e-3)
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def asked(home: Home, seed: int = 0, **overrides: Any) -> Decision:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,7 @@ from online_learning.config import LearnerConfig
 from online_learning.process import config_of, has_bf16
 from online_learning.text_passes import give_back, passes, text_logprobs
 from online_learning.update import CURRENT
-from tests.learner_rig import QUICK, Home, open_home, tiny_models
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
+from tests.learner_rig import QUICK, Home
 
 
 @pytest.fixture

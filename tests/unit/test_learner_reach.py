@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from online_learning.gate import Thresholds
 from online_learning.reach import Reach, mean_kl, shorten
 from online_learning.update import CURRENT, Learner
 from tests.builders import make_message
-from tests.learner_rig import LENIENT, QUICK, Home, open_home, tiny_models
+from tests.learner_rig import LENIENT, QUICK, Home
 
 EAGER = replace(QUICK, learning_rate=2e-2, text_learning_rate=5e-3)
 """Goes far in one update."""
@@ -28,17 +27,6 @@ NEAR = replace(LENIENT, max_kl_champion=0.05)
 """A gate that lets choices move a little."""
 QUESTION = "my card please"
 SAID = "Hello, here is what to do about it: card arrival. Does that help?"
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def log(*probabilities: float) -> torch.Tensor:

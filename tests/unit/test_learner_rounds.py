@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,22 +18,11 @@ from online_learning.gate import TestResults
 from online_learning.loop import Loop
 from online_learning.offline import ConversationTests
 from online_learning.update import CURRENT
-from tests.learner_rig import LENIENT, QUICK, SECRET, STRICT, Home, open_home, tiny_models
+from tests.learner_rig import LENIENT, QUICK, SECRET, STRICT, Home, open_home
 
 PLEASE = "my card please"
 """The retriever shows `lost_card` (0.91) and is told that `card_arrival` (0.06) was meant."""
 TAUGHT = [(PLEASE, "card_arrival", 1), (PLEASE, "lost_card", -1)] * 2
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def same(one: Any, other: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,18 +19,7 @@ from bot.policy.types import TextRequest
 from bot.policy.voice import PROBE_TOLERANCE
 from online_learning.loop import Loop
 from online_learning.update import CURRENT
-from tests.learner_rig import QUICK, Home, open_home, tiny_models
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
+from tests.learner_rig import QUICK, Home
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from bot.policy.encoder import EncoderPart
@@ -18,21 +17,10 @@ from online_learning.config import RECIPES
 from online_learning.offline import OfflinePolicy
 from online_learning.perturb import augmented
 from online_learning.update import CURRENT, Learner
-from tests.learner_rig import Home, open_home, tiny_models
+from tests.learner_rig import Home
 
 PLEASE = "my card please"
 TAUGHT = [(PLEASE, "card_arrival", 1), (PLEASE, "lost_card", -1)] * 2
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 def offline(home: Home) -> OfflinePolicy:

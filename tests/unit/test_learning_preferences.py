@@ -22,7 +22,7 @@ from online_learning.gate import Evidence, judge
 from online_learning.preferences import Places, Preference, Source, Vote, e_value, margins, preference
 from online_learning.statistics import seeded
 from tests.builders import make_conversation, make_decision, make_message
-from tests.learner_rig import LENIENT, QUICK, Home, open_home, tiny_models
+from tests.learner_rig import LENIENT, QUICK, Home, open_home
 
 ANA, BO = Doing("operator:ana", 10.0), Doing("operator:bo", 30.0)
 
@@ -164,17 +164,6 @@ def test_the_newest_verdicts_that_found_one_better_are_heard(store: Store) -> No
     assert store.desk.judged(limit=0) == []
     assert store.desk.judged(since=ANA.at) == [first]
     assert store.desk.judged(since=ANA.at + 1) == []
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(tmp_path: Path, models: Path) -> Iterator[Home]:
-    with open_home(tmp_path, models) as opened:
-        yield opened
 
 
 PLEASE = "my card please"
